@@ -1,0 +1,2 @@
+//! An e-wallet's service for Alipay+ cancelPayment and cancelToken.
+pub mod domain;

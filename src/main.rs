@@ -1,0 +1,3 @@
+//! The binary: arguments, settings, telemetry, run, exit status.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What a caller sees: one binary of tests, through public doors.
