@@ -1,2 +1,4 @@
 //! An e-wallet's service for Alipay+ cancelPayment and cancelToken.
 pub mod domain;
+pub mod engine;
+pub mod store;

@@ -165,10 +165,16 @@ impl fmt::Debug for Token {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenHash(pub [u8; 32]);
 
+impl TokenHash {
+    /// The first eight hex digits of a hash: enough to tell one from another in a log, too little to be one.
+    pub fn prefix(hash: &[u8]) -> String {
+        hash.iter().take(4).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    }
+}
+
 impl fmt::Display for TokenHash {
-    /// The first eight hex digits: enough to find a token's story in the logs, too little to be one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&Self::prefix(&self.0))
     }
 }
 

@@ -1,0 +1,235 @@
+//! Commands that are decided in one transaction.
+
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{CLOCK_SKEW_MAX, Clock, Error, command::Command};
+use crate::{
+    domain::{
+        Alarm, Asked,
+        authorization::Authorization,
+        event::Event,
+        id::{ClientId, TokenHash, TraceId},
+        key::{AuthorizationKey, PaymentKey, TokenKey},
+        payment::Payment,
+        policy::Policy,
+        time::Timestamp,
+        token::Token,
+    },
+    store::{self, Batch, Changes, Known, Wanted},
+};
+
+/// A command in the queue.
+pub(super) struct Waiting {
+    pub(super) entry: Box<dyn AnyEntry>,
+    pub(super) deadline: Instant,
+    /// Its place in the queue, given back when it is answered.
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// A command with whoever waits for its answer.
+pub(super) struct Entry<C: Command> {
+    command: C,
+    client: Option<ClientId>,
+    trace: Option<TraceId>,
+    decided: Option<(C::Answer, Option<Alarm>)>,
+    answer: oneshot::Sender<Result<C::Answer, Error>>,
+}
+
+impl<C: Command> Entry<C> {
+    pub(super) fn new(
+        command: C,
+        client: Option<ClientId>,
+        trace: Option<TraceId>,
+        answer: oneshot::Sender<Result<C::Answer, Error>>,
+    ) -> Self {
+        Self { command, client, trace, decided: None, answer }
+    }
+}
+
+/// An entry of any command.
+pub(super) trait AnyEntry: Send {
+    fn wanted(&self, wanted: &mut Wanted);
+    fn decide(&mut self, working: &mut Working, asked: Asked, policy: &Policy);
+    /// The commit is durable.
+    fn answer(self: Box<Self>);
+    /// There was none, or nobody knows.
+    fn fail(self: Box<Self>, error: &Arc<store::Error>);
+}
+
+impl<C: Command> AnyEntry for Entry<C> {
+    fn wanted(&self, wanted: &mut Wanted) {
+        self.command.wanted(wanted);
+    }
+
+    fn decide(&mut self, working: &mut Working, asked: Asked, policy: &Policy) {
+        let asked = Asked { by: self.client.clone(), trace: self.trace, ..asked };
+        self.decided = Some(self.command.decide(working, &asked, policy));
+    }
+
+    fn answer(self: Box<Self>) {
+        let Some((answer, alarm)) = self.decided else { return };
+        if let Some(alarm) = alarm {
+            tracing::warn!(
+                alarm = alarm.name(),
+                trace_id = self.trace.map(tracing::field::display),
+                "{}",
+                C::NAME
+            );
+        }
+        self.command.log(&answer, self.client.as_ref(), self.trace);
+        // whoever stopped waiting finds the same answer when asking again
+        drop(self.answer.send(Ok(answer)));
+    }
+
+    fn fail(self: Box<Self>, error: &Arc<store::Error>) {
+        drop(self.answer.send(Err(Error::Store(Arc::clone(error)))));
+    }
+}
+
+type Entries = Arc<Mutex<Vec<Box<dyn AnyEntry>>>>;
+
+/// The batch as the store sees it.
+///
+/// The entries are shared with the worker, which gets them back even if the store loses the batch.
+pub(super) struct Decisions {
+    entries: Entries,
+    clock: Arc<dyn Clock>,
+    policy: Arc<Policy>,
+}
+
+impl Decisions {
+    pub(super) fn new(
+        entries: Vec<Box<dyn AnyEntry>>,
+        clock: Arc<dyn Clock>,
+        policy: Arc<Policy>,
+    ) -> Self {
+        Self { entries: Arc::new(Mutex::new(entries)), clock, policy }
+    }
+
+    pub(super) fn entries(&self) -> Entries {
+        Arc::clone(&self.entries)
+    }
+}
+
+/// Takes the entries back once the store is done with them.
+pub(super) fn reclaim(entries: &Entries) -> Vec<Box<dyn AnyEntry>> {
+    mem::take(&mut *entries.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Batch for Decisions {
+    fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        for entry in self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            entry.wanted(&mut wanted);
+        }
+        wanted
+    }
+
+    fn decide(&mut self, known: Known) -> Changes {
+        let now = self.clock.now();
+        let clock_agrees = known.clock.is_none_or(|theirs| agree(now, theirs));
+        let asked =
+            Asked { now, clock_agrees, onboarding: known.onboarding, by: None, trace: None };
+        let mut working = Working::new(known);
+        for entry in self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            entry.decide(&mut working, asked.clone(), &self.policy);
+        }
+        working.changes()
+    }
+}
+
+fn agree(ours: Timestamp, theirs: Timestamp) -> bool {
+    u128::from(ours.unix_ms.abs_diff(theirs.unix_ms)) <= CLOCK_SKEW_MAX.as_millis()
+}
+
+/// The states of a transaction: what was loaded, as the commands of the batch change it one after the other.
+pub(super) struct Working {
+    payments: HashMap<PaymentKey, Payment>,
+    authorizations: HashMap<AuthorizationKey, Authorization>,
+    tokens: HashMap<TokenHash, Token>,
+    changed_payments: HashSet<PaymentKey>,
+    changed_authorizations: HashSet<AuthorizationKey>,
+    changed_tokens: HashSet<TokenKey>,
+    events: Vec<Event>,
+}
+
+impl Working {
+    fn new(known: Known) -> Self {
+        let Known { payments, authorizations, tokens, onboarding: _, clock: _ } = known;
+        Self {
+            payments,
+            authorizations,
+            tokens,
+            changed_payments: HashSet::new(),
+            changed_authorizations: HashSet::new(),
+            changed_tokens: HashSet::new(),
+            events: Vec::new(),
+        }
+    }
+
+    pub(super) fn payment(&self, key: &PaymentKey) -> Option<&Payment> {
+        self.payments.get(key)
+    }
+
+    pub(super) fn authorization(&self, key: &AuthorizationKey) -> Option<&Authorization> {
+        self.authorizations.get(key)
+    }
+
+    pub(super) fn token(&self, key: &TokenKey) -> Option<&Token> {
+        self.tokens.get(&key.hash)
+    }
+
+    /// The key a token is known under, or the one for a new token.
+    pub(super) fn token_key<'a>(&self, keys: &'a [TokenKey]) -> Option<&'a TokenKey> {
+        keys.iter().find(|key| self.tokens.contains_key(&key.hash)).or(keys.first())
+    }
+
+    pub(super) fn keep_payment(&mut self, key: &PaymentKey, payment: Payment) {
+        self.payments.insert(key.clone(), payment);
+        self.changed_payments.insert(key.clone());
+    }
+
+    pub(super) fn keep_authorization(
+        &mut self,
+        key: &AuthorizationKey,
+        authorization: Authorization,
+    ) {
+        self.authorizations.insert(key.clone(), authorization);
+        self.changed_authorizations.insert(key.clone());
+    }
+
+    pub(super) fn keep_token(&mut self, key: &TokenKey, token: Token) {
+        self.tokens.insert(key.hash, token);
+        self.changed_tokens.insert(key.clone());
+    }
+
+    pub(super) fn announce(&mut self, events: Vec<Event>) {
+        self.events.extend(events);
+    }
+
+    fn changes(mut self) -> Changes {
+        let payments = self
+            .changed_payments
+            .into_iter()
+            .filter_map(|key| self.payments.remove(&key).map(|state| (key, state)))
+            .collect();
+        let authorizations = self
+            .changed_authorizations
+            .into_iter()
+            .filter_map(|key| self.authorizations.remove(&key).map(|state| (key, state)))
+            .collect();
+        let tokens = self
+            .changed_tokens
+            .into_iter()
+            .filter_map(|key| self.tokens.remove(&key.hash).map(|state| (key, state)))
+            .collect();
+        Changes { payments, authorizations, tokens, events: self.events }
+    }
+}

@@ -1,0 +1,339 @@
+//! How each command gets its state and keeps its decision: load, `decide`, keep, announce.
+
+use super::{batch::Working, hash_ring::HashRing};
+use crate::{
+    domain::{
+        Alarm, Asked,
+        cancel_payment::{self, CancelPayment},
+        cancel_token::{self, Known},
+        id::{AcquirerId, ClientId, PassThroughInfo, PspId, Token, TraceId},
+        key::{AuthorizationKey, TokenKey},
+        payment::Payment,
+        policy::Policy,
+        record_fund_return::{self, RecordFundReturn},
+        record_payment::{self, RecordPayment},
+        record_token,
+        revoke_authorization::{self, RevokeAuthorization},
+        time::Timestamp,
+        token::{self, TokenKind},
+    },
+    store::Wanted,
+};
+
+/// A command that changes state.
+pub(super) trait Command: Send + 'static {
+    /// What the caller gets.
+    type Answer: Send;
+    /// Its name in logs.
+    const NAME: &str;
+
+    fn wanted(&self, wanted: &mut Wanted);
+    fn decide(
+        &self,
+        working: &mut Working,
+        asked: &Asked,
+        policy: &Policy,
+    ) -> (Self::Answer, Option<Alarm>);
+    /// One line for each decided cancellation; nothing for the rest.
+    fn log(&self, _: &Self::Answer, _: Option<&ClientId>, _: Option<TraceId>) {}
+}
+
+impl Command for CancelPayment {
+    type Answer = cancel_payment::Outcome;
+    const NAME: &str = "cancel_payment";
+
+    fn wanted(&self, wanted: &mut Wanted) {
+        wanted.payments.push(self.key.clone());
+    }
+
+    fn decide(
+        &self,
+        working: &mut Working,
+        asked: &Asked,
+        policy: &Policy,
+    ) -> (Self::Answer, Option<Alarm>) {
+        let decision = cancel_payment::decide(working.payment(&self.key), self, asked, policy);
+        if let Some(next) = decision.next {
+            working.keep_payment(&self.key, next);
+        }
+        working.announce(decision.events);
+        (decision.outcome, decision.alarm)
+    }
+
+    fn log(&self, outcome: &Self::Answer, client: Option<&ClientId>, trace: Option<TraceId>) {
+        tracing::info!(
+            psp_id = %self.key.psp,
+            payment_request_id = %self.key.payment_request,
+            acquirer_id = %self.acquirer,
+            result_code = outcome.code().wire(),
+            repeated = matches!(outcome, cancel_payment::Outcome::Decided { repeated: true, .. }),
+            client_id = client.map(tracing::field::display),
+            trace_id = trace.map(tracing::field::display),
+            "cancel_payment decided"
+        );
+    }
+}
+
+impl Command for RecordPayment {
+    type Answer = (record_payment::Outcome, Option<Payment>);
+    const NAME: &str = "record_payment";
+
+    fn wanted(&self, wanted: &mut Wanted) {
+        wanted.payments.push(self.key.clone());
+    }
+
+    fn decide(
+        &self,
+        working: &mut Working,
+        asked: &Asked,
+        _: &Policy,
+    ) -> (Self::Answer, Option<Alarm>) {
+        let decision = record_payment::decide(working.payment(&self.key), self, asked);
+        if let Some(next) = decision.next {
+            working.keep_payment(&self.key, next);
+        }
+        working.announce(decision.events);
+        ((decision.outcome, working.payment(&self.key).cloned()), decision.alarm)
+    }
+}
+
+impl Command for RecordFundReturn {
+    type Answer = (record_fund_return::Outcome, Option<Payment>);
+    const NAME: &str = "record_fund_return";
+
+    fn wanted(&self, wanted: &mut Wanted) {
+        wanted.payments.push(self.key.clone());
+    }
+
+    fn decide(
+        &self,
+        working: &mut Working,
+        asked: &Asked,
+        _: &Policy,
+    ) -> (Self::Answer, Option<Alarm>) {
+        let decision = record_fund_return::decide(working.payment(&self.key), self, asked);
+        if let Some(next) = decision.next {
+            working.keep_payment(&self.key, next);
+        }
+        ((decision.outcome, working.payment(&self.key).cloned()), decision.alarm)
+    }
+}
+
+impl Command for RevokeAuthorization {
+    type Answer = revoke_authorization::Outcome;
+    const NAME: &str = "revoke_authorization";
+
+    fn wanted(&self, wanted: &mut Wanted) {
+        wanted.authorizations.push(self.key.clone());
+    }
+
+    fn decide(
+        &self,
+        working: &mut Working,
+        asked: &Asked,
+        _: &Policy,
+    ) -> (Self::Answer, Option<Alarm>) {
+        let decision = revoke_authorization::decide(working.authorization(&self.key), self, asked);
+        if let Some(next) = decision.next {
+            working.keep_authorization(&self.key, next);
+        }
+        working.announce(decision.events);
+        (decision.outcome, decision.alarm)
+    }
+
+    fn log(&self, outcome: &Self::Answer, client: Option<&ClientId>, trace: Option<TraceId>) {
+        tracing::info!(
+            psp_id = %self.key.psp,
+            authorization_id = %self.key.authorization,
+            outcome = ?outcome,
+            client_id = client.map(tracing::field::display),
+            trace_id = trace.map(tracing::field::display),
+            "revoke_authorization decided"
+        );
+    }
+}
+
+/// A CancelToken with the token still in the clear.
+#[derive(Clone, Debug)]
+pub struct CancelToken {
+    /// The wallet.
+    pub psp: PspId,
+    /// Who asks.
+    pub acquirer: AcquirerId,
+    /// The token.
+    pub token: Token,
+    /// What the acquirer tells the wallet.
+    pub pass_through_info: Option<PassThroughInfo>,
+}
+
+impl CancelToken {
+    pub(super) fn hashed(self, hashes: &HashRing) -> HashedCancelToken {
+        let keys = hashes.keys(&self.psp, &self.token);
+        HashedCancelToken {
+            keys,
+            acquirer: self.acquirer,
+            pass_through_info: self.pass_through_info,
+        }
+    }
+}
+
+/// The same, with the keys the token may be stored under.
+pub(super) struct HashedCancelToken {
+    keys: Vec<TokenKey>,
+    acquirer: AcquirerId,
+    pass_through_info: Option<PassThroughInfo>,
+}
+
+impl Command for HashedCancelToken {
+    type Answer = cancel_token::Outcome;
+    const NAME: &str = "cancel_token";
+
+    fn wanted(&self, wanted: &mut Wanted) {
+        wanted.tokens.extend(self.keys.iter().cloned());
+    }
+
+    fn decide(
+        &self,
+        working: &mut Working,
+        asked: &Asked,
+        _: &Policy,
+    ) -> (Self::Answer, Option<Alarm>) {
+        let key =
+            working.token_key(&self.keys).cloned().expect("a hash ring holds at least one key");
+        let known = match working.token(&key) {
+            None => Known::Unknown,
+            Some(token::Token::DeadOnArrival(verdict)) => Known::Dead(verdict),
+            Some(token::Token::Recorded(recorded)) => {
+                let psp = key.psp.clone();
+                let grant = AuthorizationKey { psp, authorization: recorded.authorization.clone() };
+                let grant = working
+                    .authorization(&grant)
+                    .expect("the store has a foreign key from token to grant");
+                Known::Granted(recorded, grant)
+            }
+        };
+        let command = cancel_token::CancelToken {
+            key: key.clone(),
+            acquirer: self.acquirer.clone(),
+            pass_through_info: self.pass_through_info.clone(),
+        };
+        let decision = cancel_token::decide(known, &command, asked);
+        if let Some(next) = decision.next {
+            working.keep_token(&key, next.token);
+            if let Some((key, authorization)) = next.authorization {
+                working.keep_authorization(&key, authorization);
+            }
+        }
+        working.announce(decision.events);
+        (decision.outcome, decision.alarm)
+    }
+
+    fn log(&self, outcome: &Self::Answer, client: Option<&ClientId>, trace: Option<TraceId>) {
+        let key = self.keys.first();
+        tracing::info!(
+            psp_id = key.map(|key| tracing::field::display(&key.psp)),
+            token_hash = key.map(|key| tracing::field::display(key.hash)),
+            acquirer_id = %self.acquirer,
+            result_code = outcome.code().wire(),
+            repeated = matches!(outcome, cancel_token::Outcome::Decided { repeated: true, .. }),
+            client_id = client.map(tracing::field::display),
+            trace_id = trace.map(tracing::field::display),
+            "cancel_token decided"
+        );
+    }
+}
+
+/// A RecordToken with the tokens still in the clear.
+#[derive(Clone, Debug)]
+pub struct RecordToken {
+    /// The authorization it belongs to.
+    pub authorization: AuthorizationKey,
+    /// Whom that was granted to.
+    pub acquirer: AcquirerId,
+    /// The token.
+    pub token: Token,
+    /// What it is good for.
+    pub kind: TokenKind,
+    /// When it expires by itself.
+    pub expires_at: Option<Timestamp>,
+    /// The token whose place it takes.
+    pub replaces: Option<Token>,
+    /// What the answer to cancelToken will carry back.
+    pub pass_through_info: Option<PassThroughInfo>,
+}
+
+impl RecordToken {
+    pub(super) fn hashed(self, hashes: &HashRing) -> HashedRecordToken {
+        let psp = &self.authorization.psp;
+        let keys = hashes.keys(psp, &self.token);
+        let replaces = self.replaces.map(|token| hashes.keys(psp, &token));
+        HashedRecordToken {
+            keys,
+            replaces,
+            authorization: self.authorization,
+            acquirer: self.acquirer,
+            kind: self.kind,
+            expires_at: self.expires_at,
+            pass_through_info: self.pass_through_info,
+        }
+    }
+}
+
+/// The same, with the keys the tokens may be stored under.
+pub(super) struct HashedRecordToken {
+    keys: Vec<TokenKey>,
+    replaces: Option<Vec<TokenKey>>,
+    authorization: AuthorizationKey,
+    acquirer: AcquirerId,
+    kind: TokenKind,
+    expires_at: Option<Timestamp>,
+    pass_through_info: Option<PassThroughInfo>,
+}
+
+impl Command for HashedRecordToken {
+    type Answer = record_token::Outcome;
+    const NAME: &str = "record_token";
+
+    fn wanted(&self, wanted: &mut Wanted) {
+        wanted.tokens.extend(self.keys.iter().cloned());
+        wanted.tokens.extend(self.replaces.iter().flatten().cloned());
+        wanted.authorizations.push(self.authorization.clone());
+    }
+
+    fn decide(
+        &self,
+        working: &mut Working,
+        _: &Asked,
+        _: &Policy,
+    ) -> (Self::Answer, Option<Alarm>) {
+        let key =
+            working.token_key(&self.keys).cloned().expect("a hash ring holds at least one key");
+        let replaces = self.replaces.as_ref().and_then(|keys| working.token_key(keys)).cloned();
+        let command = record_token::RecordToken {
+            key: key.clone(),
+            authorization: self.authorization.clone(),
+            acquirer: self.acquirer.clone(),
+            kind: self.kind,
+            expires_at: self.expires_at,
+            replaces: replaces.clone(),
+            pass_through_info: self.pass_through_info.clone(),
+        };
+        let decision = record_token::decide(
+            working.token(&key),
+            replaces.as_ref().and_then(|key| working.token(key)),
+            working.authorization(&self.authorization),
+            &command,
+        );
+        if let Some(next) = decision.next {
+            working.keep_token(&key, next.token);
+            if let Some((key, token)) = next.replaced {
+                working.keep_token(&key, token);
+            }
+            if let Some(authorization) = next.authorization {
+                working.keep_authorization(&self.authorization, authorization);
+            }
+        }
+        working.announce(decision.events);
+        (decision.outcome, decision.alarm)
+    }
+}

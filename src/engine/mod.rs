@@ -1,0 +1,384 @@
+//! From a command to its answer: queue → batch → store transaction that runs `decide` → answer after the commit.
+//!
+//! A commit costs an fsync, a decision microseconds. So commands queue, and the worker takes everything that waits into
+//! one transaction: alone, a command waits for nobody; under load, the batch grows by itself. An answer leaves only
+//! once its commit is known to be durable, and an [`Error`] is never an answer: whoever gets one asks again.
+
+mod batch;
+mod command;
+mod hash_ring;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::JoinHandle,
+    time,
+};
+
+use self::{
+    batch::{Entry, Waiting},
+    command::Command,
+};
+pub use self::{
+    command::{CancelToken, RecordToken},
+    hash_ring::{HashKeyError, HashRing},
+};
+use crate::{
+    domain::{
+        cancel_payment::{self, CancelPayment},
+        cancel_token,
+        id::{ClientId, PspId, Token, TraceId},
+        introspect_token::{self, Active},
+        key::PaymentKey,
+        payment::Payment,
+        policy::Policy,
+        record_fund_return::{self, RecordFundReturn},
+        record_payment::{self, RecordPayment},
+        record_token,
+        revoke_authorization::{self, RevokeAuthorization},
+        time::Timestamp,
+    },
+    store::{self, Store},
+};
+
+/// Why there is no answer. Whoever gets one does not know whether anything happened, unless a variant says so.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Too many commands wait for a commit. Nothing happened.
+    #[error("queue of commands is full")]
+    Full,
+    /// The caller's time is over.
+    #[error("deadline passed before the commit was known")]
+    DeadlinePassed,
+    /// The service is ending. Nothing happened.
+    #[error("engine is stopping")]
+    Stopping,
+    /// The store failed.
+    #[error("command could not be committed")]
+    Store(#[source] Arc<store::Error>),
+}
+
+/// On whose behalf a command runs.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// Alipay+'s Client-Id; absent for a caller inside the wallet.
+    pub client: Option<ClientId>,
+    /// The trace of the request.
+    pub trace: Option<TraceId>,
+}
+
+/// Our clock.
+pub trait Clock: Send + Sync + 'static {
+    /// This moment.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let unix_ms = jiff::Timestamp::now().as_millisecond();
+        Timestamp { unix_ms }
+    }
+}
+
+/// How much the engine takes at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Commands waiting for a commit, cancels and records each: a flood of the one must not stop the other.
+    pub queue: usize,
+    /// Commands in one transaction.
+    pub batch: usize,
+}
+
+/// What the engine counted since it started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Transactions committed.
+    pub commits: AtomicU64,
+    /// Commands in them.
+    pub commands: AtomicU64,
+    /// Transactions that failed, and were answered `U` or tried by halves.
+    pub failures: AtomicU64,
+    /// Transactions by the number of commands in them: 1, 2–3, 4–7, … each slot twice as wide.
+    pub batch_sizes: [AtomicU64; 12],
+}
+
+impl Counters {
+    fn committed(&self, commands: usize) {
+        let commands = u64::try_from(commands).unwrap_or(u64::MAX);
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.commands.fetch_add(commands, Ordering::Relaxed);
+        let slot = commands.checked_ilog2().and_then(|log| usize::try_from(log).ok()).unwrap_or(0);
+        if let Some(slot) = self.batch_sizes.get(slot).or(self.batch_sizes.last()) {
+            slot.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The engine's handle; clones share one worker.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    hashes: HashRing,
+    clock: Arc<dyn Clock>,
+    queue: mpsc::UnboundedSender<Waiting>,
+    cancels: Arc<Semaphore>,
+    records: Arc<Semaphore>,
+    counters: Arc<Counters>,
+}
+
+impl Engine {
+    /// Starts the worker. It ends, all accepted commands done, when the last handle is gone: await the second value.
+    pub fn start(
+        store: Arc<dyn Store>,
+        hashes: HashRing,
+        policy: Arc<Policy>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+    ) -> (Self, JoinHandle<()>) {
+        // unbounded in name only: what may wait is bounded by the two semaphores
+        let (queue, inbox) = mpsc::unbounded_channel();
+        let counters = Arc::new(Counters::default());
+        let worker = Worker {
+            store: Arc::clone(&store),
+            policy,
+            clock: Arc::clone(&clock),
+            counters: Arc::clone(&counters),
+            batch_max: limits.batch.max(1),
+        };
+        let worker = tokio::spawn(worker.run(inbox));
+        let (cancels, records) =
+            (Arc::new(Semaphore::new(limits.queue)), Arc::new(Semaphore::new(limits.queue)));
+        (
+            Self {
+                inner: Arc::new(Inner { store, hashes, clock, queue, cancels, records, counters }),
+            },
+            worker,
+        )
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// Commands that wait for a commit now.
+    pub fn queued(&self, limits: Limits) -> usize {
+        let free = self
+            .inner
+            .cancels
+            .available_permits()
+            .saturating_add(self.inner.records.available_permits());
+        limits.queue.saturating_mul(2).saturating_sub(free)
+    }
+
+    /// See [`cancel_payment`].
+    pub async fn cancel_payment(
+        &self,
+        command: CancelPayment,
+        caller: Caller,
+    ) -> Result<cancel_payment::Outcome, Error> {
+        self.decide(&self.inner.cancels, command, caller).await
+    }
+
+    /// See [`cancel_token`].
+    pub async fn cancel_token(
+        &self,
+        command: CancelToken,
+        caller: Caller,
+    ) -> Result<cancel_token::Outcome, Error> {
+        let command = command.hashed(&self.inner.hashes);
+        self.decide(&self.inner.cancels, command, caller).await
+    }
+
+    /// See [`record_payment`].
+    pub async fn record_payment(
+        &self,
+        command: RecordPayment,
+        caller: Caller,
+    ) -> Result<(record_payment::Outcome, Option<Payment>), Error> {
+        self.decide(&self.inner.records, command, caller).await
+    }
+
+    /// See [`record_fund_return`].
+    pub async fn record_fund_return(
+        &self,
+        command: RecordFundReturn,
+        caller: Caller,
+    ) -> Result<(record_fund_return::Outcome, Option<Payment>), Error> {
+        self.decide(&self.inner.records, command, caller).await
+    }
+
+    /// See [`record_token`].
+    pub async fn record_token(
+        &self,
+        command: RecordToken,
+        caller: Caller,
+    ) -> Result<record_token::Outcome, Error> {
+        let command = command.hashed(&self.inner.hashes);
+        self.decide(&self.inner.records, command, caller).await
+    }
+
+    /// See [`revoke_authorization`].
+    pub async fn revoke_authorization(
+        &self,
+        command: RevokeAuthorization,
+        caller: Caller,
+    ) -> Result<revoke_authorization::Outcome, Error> {
+        self.decide(&self.inner.cancels, command, caller).await
+    }
+
+    /// See [`introspect_token`].
+    pub async fn introspect_token(
+        &self,
+        psp: &PspId,
+        token: &Token,
+        caller: Caller,
+    ) -> Result<Option<Active>, Error> {
+        let keys = self.inner.hashes.keys(psp, token);
+        let found = within(caller.deadline, self.inner.store.token(keys)).await?;
+        Ok(introspect_token::decide(found, self.inner.clock.now()))
+    }
+
+    /// One payment, as of now.
+    pub async fn get_payment(
+        &self,
+        key: PaymentKey,
+        caller: Caller,
+    ) -> Result<Option<Payment>, Error> {
+        within(caller.deadline, self.inner.store.payment(key)).await
+    }
+
+    /// Ends onboarding: from now on, unknown means unknown.
+    pub async fn complete_import(&self) -> Result<(), Error> {
+        self.inner.store.complete_import().await.map_err(stored)
+    }
+
+    /// Whether the store still is as if the wallet's history were not imported.
+    pub async fn onboarding(&self) -> Result<bool, Error> {
+        self.inner.store.onboarding().await.map_err(stored)
+    }
+
+    async fn decide<C: Command>(
+        &self,
+        share: &Arc<Semaphore>,
+        command: C,
+        caller: Caller,
+    ) -> Result<C::Answer, Error> {
+        let permit = Arc::clone(share).try_acquire_owned().map_err(|_| Error::Full)?;
+        let deadline = caller.deadline;
+        let (answer, answered) = oneshot::channel();
+        let entry = Box::new(Entry::new(command, caller.client, caller.trace, answer));
+        self.inner.queue.send(Waiting { entry, deadline, permit }).map_err(|_| Error::Stopping)?;
+        match time::timeout_at(deadline.into(), answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Error::Stopping),
+            Err(_) => Err(Error::DeadlinePassed),
+        }
+    }
+}
+
+fn stored(source: store::Error) -> Error {
+    Error::Store(Arc::new(source))
+}
+
+async fn within<T>(
+    deadline: Instant,
+    read: store::Pending<'_, Result<T, store::Error>>,
+) -> Result<T, Error> {
+    match time::timeout_at(deadline.into(), read).await {
+        Ok(answer) => answer.map_err(stored),
+        Err(_) => Err(Error::DeadlinePassed),
+    }
+}
+
+/// Takes what waits and has it committed.
+struct Worker {
+    store: Arc<dyn Store>,
+    policy: Arc<Policy>,
+    clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
+    batch_max: usize,
+}
+
+/// How far our clock and the store's may be apart.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
+
+impl Worker {
+    async fn run(self, mut inbox: mpsc::UnboundedReceiver<Waiting>) {
+        let mut waiting = Vec::with_capacity(self.batch_max);
+        while inbox.recv_many(&mut waiting, self.batch_max).await > 0 {
+            let now = Instant::now();
+            let (entries, permits): (Vec<_>, Vec<OwnedSemaphorePermit>) = waiting
+                .drain(..)
+                // whoever stopped waiting was told "unknown"; leaving it out keeps a backlog from growing
+                .filter(|waiting| waiting.deadline > now)
+                .map(|waiting| (waiting.entry, waiting.permit))
+                .unzip();
+            self.commit(entries).await;
+            drop(permits);
+        }
+    }
+
+    /// Commits a batch; one that the store refuses for its data is tried again by halves, so that only the culprit fails.
+    async fn commit(&self, entries: Vec<Box<dyn batch::AnyEntry>>) {
+        let mut batches = vec![entries];
+        while let Some(entries) = batches.pop().filter(|entries| !entries.is_empty()) {
+            let size = entries.len();
+            let batch =
+                batch::Decisions::new(entries, Arc::clone(&self.clock), Arc::clone(&self.policy));
+            let shared = batch.entries();
+            let (_, result) = self.store.commit(Box::new(batch)).await;
+            let mut entries = batch::reclaim(&shared);
+            match result {
+                Ok(()) => {
+                    self.counters.committed(size);
+                    for entry in entries {
+                        entry.answer();
+                    }
+                }
+                Err(store::Error::Data(_) | store::Error::Damaged(_)) if size > 1 => {
+                    self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                    let second = entries.split_off(size / 2);
+                    batches.push(second);
+                    batches.push(entries);
+                }
+                Err(error) => {
+                    self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(error = %chain(&error), commands = size, "commit failed; its callers are told to ask again");
+                    let error = Arc::new(error);
+                    for entry in entries {
+                        entry.fail(&error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,274 @@
+//! The embedded store: SQLite, one writer thread that commits batches, readers beside it.
+//!
+//! WAL with `synchronous=FULL`: a commit is on the disk before anybody sees it, so a reader's snapshot holds durable
+//! commits only. Only the writer checkpoints, while nothing waits for it. An I/O error ends the process at once: after
+//! a failed fsync nobody knows what the disk holds, and trying again would only hide it.
+
+mod event;
+mod migrate;
+mod payment;
+mod row;
+mod token;
+mod writer;
+
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio::task;
+
+use super::{Batch, Error, Granted, Pending, Positioned, Store};
+use crate::domain::{
+    key::{Partitions, PaymentKey, TokenKey},
+    payment::Payment,
+};
+
+/// Readers kept open; more are opened while more are needed, and closed again.
+const READERS_KEPT: usize = 4;
+
+/// Why a database file cannot be used. Always fatal at start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder is not there or not writable, or the file is not readable.
+    #[error("cannot open the database {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the system said.
+        #[source]
+        source: super::Source,
+    },
+    /// Another process has it.
+    #[error(
+        "the database {0} is in use by another process; one process at a time may have it open"
+    )]
+    InUse(PathBuf),
+    /// It is not SQLite, or damaged.
+    #[error("the file {path} is not a sound database; restore it from a backup, do not delete it")]
+    NotSound {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: super::Source,
+    },
+    /// It belongs to some other program.
+    #[error("the file {0} is a database of another program")]
+    Foreign(PathBuf),
+    /// It was written by a newer version.
+    #[error(
+        "the database {path} has schema {schema}, which needs a newer version of this program (this one reads up to {known})"
+    )]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// The least schema version a program must know to use the file.
+        schema: u32,
+        /// The newest one this program knows.
+        known: u32,
+    },
+    /// It was made with another number of partitions.
+    #[error(
+        "the database {path} has {found} partitions and the settings say {wanted}; the number is fixed at the first start, so set store.partitions = {found}"
+    )]
+    Partitions {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        found: u16,
+        /// What was asked for.
+        wanted: u16,
+    },
+    /// A hash key that stored tokens need is not in the ring.
+    #[error(
+        "the database {path} holds tokens hashed with a key (fingerprint {fingerprint}) that tokens.hash_key_files lacks; without it every such token would look unknown, so put the key back"
+    )]
+    HashKeyMissing {
+        /// The file.
+        path: PathBuf,
+        /// First hex digits of the key's fingerprint.
+        fingerprint: String,
+    },
+}
+
+/// The embedded store.
+pub struct Sqlite {
+    path: PathBuf,
+    partitions: Partitions,
+    writer: writer::Writer,
+    readers: Arc<Mutex<Vec<Connection>>>,
+    /// Held as long as the store is open: one process at a time.
+    _lock: File,
+}
+
+/// Fingerprints of the token hash keys, primary first.
+pub type HashKeyFingerprints = Vec<[u8; 16]>;
+
+impl Sqlite {
+    /// Opens the database, makes it if it is not there, and brings its schema up to date.
+    ///
+    /// `hash_keys` are the fingerprints of the configured ring; answers which of them is primary.
+    pub fn open(
+        path: &Path,
+        partitions: Partitions,
+        hash_keys: &HashKeyFingerprints,
+    ) -> Result<(Self, usize), OpenError> {
+        let lock = lock(path)?;
+        let mut connection = connect(path).map_err(|source| opening(path, source))?;
+        migrate::run(&mut connection, path, partitions)?;
+        let primary = migrate::admit_hash_keys(&mut connection, path, hash_keys)?;
+        let writer = writer::Writer::start(connection, partitions);
+        let readers = Arc::default();
+        Ok((Self { path: path.to_owned(), partitions, writer, readers, _lock: lock }, primary))
+    }
+
+    /// Waits for the writer to end: everything accepted before is committed or refused when this returns.
+    pub fn close(self) {
+        self.writer.stop();
+    }
+
+    /// Runs a query on a reader's snapshot taken now.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let readers = Arc::clone(&self.readers);
+        let path = self.path.clone();
+        let run = move || {
+            let kept = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => connect_reader(&path).map_err(failed)?,
+            };
+            let answer = query(&connection);
+            let mut readers = readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if readers.len() < READERS_KEPT {
+                readers.push(connection);
+            }
+            answer
+        };
+        task::spawn_blocking(run).await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+impl Store for Sqlite {
+    fn partitions(&self) -> Partitions {
+        self.partitions
+    }
+
+    fn commit(&self, batch: Box<dyn Batch>) -> Pending<'_, (Box<dyn Batch>, Result<(), Error>)> {
+        Box::pin(self.writer.commit(batch))
+    }
+
+    fn payment(&self, key: PaymentKey) -> Pending<'_, Result<Option<Payment>, Error>> {
+        Box::pin(self.read(move |connection| payment::load(connection, &key)))
+    }
+
+    fn token(&self, keys: Vec<TokenKey>) -> Pending<'_, Result<Option<Granted>, Error>> {
+        Box::pin(self.read(move |connection| {
+            // one snapshot for the token and its authorization
+            let snapshot = connection.unchecked_transaction().map_err(failed)?;
+            for key in &keys {
+                let Some(token) = token::load(&snapshot, key)? else { continue };
+                let authorization = match token::authorization_key(key, &token) {
+                    Some(key) => token::load_authorization(&snapshot, &key)?,
+                    None => None,
+                };
+                return Ok(Some((token, authorization)));
+            }
+            Ok(None)
+        }))
+    }
+
+    fn events(
+        &self,
+        partition: u16,
+        behind: u64,
+        limit: u32,
+    ) -> Pending<'_, Result<Vec<Positioned>, Error>> {
+        Box::pin(self.read(move |connection| event::load(connection, partition, behind, limit)))
+    }
+
+    fn complete_import(&self) -> Pending<'_, Result<(), Error>> {
+        Box::pin(self.writer.complete_import())
+    }
+
+    fn onboarding(&self) -> Pending<'_, Result<bool, Error>> {
+        Box::pin(self.read(|connection| migrate::onboarding(connection).map_err(failed)))
+    }
+}
+
+/// Makes sure that no other process has the store open.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let open =
+        |source: std::io::Error| OpenError::Open { path: path.to_owned(), source: source.into() };
+    let file = File::options().create(true).truncate(false).write(true).open(name).map_err(open)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(open(source)),
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    settle(&connection)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    Ok(connection)
+}
+
+fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    settle(&connection)?;
+    Ok(connection)
+}
+
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.pragma_update(None, "trusted_schema", false)
+}
+
+fn opening(path: &Path, source: rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            OpenError::NotSound { path, source: source.into() }
+        }
+        _ => OpenError::Open { path, source: source.into() },
+    }
+}
+
+/// What a failure before COMMIT means. An I/O error does not return.
+fn failed(source: rusqlite::Error) -> Error {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::SystemIoFailure) => die(&source),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            Error::Damaged("database page")
+        }
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
+            Error::Data(source.into())
+        }
+        _ => Error::Unavailable(source.into()),
+    }
+}
+
+/// Ends the process: the disk failed, and an answer given from here on might not be true.
+fn die(source: &rusqlite::Error) -> ! {
+    tracing::error!(error = %source, "the disk failed under the database; stopping at once, nothing unanswered is lost");
+    std::process::abort()
+}
