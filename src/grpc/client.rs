@@ -1,0 +1,138 @@
+//! The way into the core, for the bridge: domain values in and out, over the generated client.
+//!
+//! In one process the generated client calls the generated server as a plain service, without a socket; apart from
+//! that it is what any caller of gRPC does, and meets the same checks.
+
+use std::{convert::Infallible, time::Duration};
+
+use tonic::{Request, body::Body, codegen::http, metadata::MetadataValue};
+use tower::{ServiceExt, util::BoxCloneSyncService};
+
+use super::{
+    CLIENT_ID, TRACEPARENT, convert,
+    server::Server,
+    status,
+    wire::{self, cancel_service_client::CancelServiceClient},
+};
+use crate::{
+    domain::{
+        cancel_payment::CancelPayment,
+        id::{ClientId, PassThroughInfo},
+        result::ResultCode,
+    },
+    engine::CancelToken,
+    layer::trace::TraceContext,
+};
+
+/// Why a call could not even be answered with a status. In one process that cannot happen.
+#[derive(Debug, thiserror::Error)]
+#[error("the core cannot be reached")]
+pub struct Unreachable;
+
+type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Unreachable>;
+
+/// A client of the core's CancelService.
+#[derive(Clone)]
+pub struct Client {
+    cancel: CancelServiceClient<Transport>,
+}
+
+/// On whose behalf, how long, in which trace.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Alipay+'s client.
+    pub client: ClientId,
+    /// What is left of its time.
+    pub timeout: Duration,
+    /// The request's trace.
+    pub trace: TraceContext,
+}
+
+/// What the core answered: a code with its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Decided, refused for what the command asks, or not known.
+    pub code: ResultCode,
+    /// What is wrong, where the code alone does not say it.
+    pub message: Option<String>,
+    /// What the wallet tells the acquirer (cancelToken).
+    pub pass_through_info: Option<PassThroughInfo>,
+}
+
+impl Client {
+    /// A client of a server in this process.
+    pub fn in_process(server: &Server) -> Self {
+        let service = ServiceExt::<http::Request<Body>>::map_err(
+            server.cancel_service(),
+            |never: Infallible| match never {},
+        );
+        Self { cancel: CancelServiceClient::new(BoxCloneSyncService::new(service)) }
+    }
+
+    /// CancelPayment. Always has an answer: a fault is `UNKNOWN_EXCEPTION`.
+    pub async fn cancel_payment(&self, command: CancelPayment, call: &Call) -> Answer {
+        let request = wire::CancelPaymentRequest {
+            acquirer_id: command.acquirer.as_str().to_owned(),
+            psp_id: command.key.psp.as_str().to_owned(),
+            payment_request_id: command.key.payment_request.as_str().to_owned(),
+        };
+        match self.cancel.clone().cancel_payment(asking(request, call)).await {
+            Ok(response) => decided(convert::decided(response.get_ref().result.as_ref()), None),
+            Err(status) => refused(&status),
+        }
+    }
+
+    /// CancelToken. Always has an answer: a fault is `UNKNOWN_EXCEPTION`.
+    pub async fn cancel_token(&self, command: CancelToken, call: &Call) -> Answer {
+        let request = wire::CancelTokenRequest {
+            psp_id: command.psp.as_str().to_owned(),
+            acquirer_id: command.acquirer.as_str().to_owned(),
+            access_token: command.token.expose().to_owned(),
+            pass_through_info: command.pass_through_info.map(|info| info.as_str().to_owned()),
+        };
+        match self.cancel.clone().cancel_token(asking(request, call)).await {
+            Ok(response) => {
+                let response = response.into_inner();
+                let info = response
+                    .pass_through_info
+                    .as_deref()
+                    .and_then(|info| PassThroughInfo::parse(info).ok());
+                decided(convert::decided(response.result.as_ref()), info)
+            }
+            Err(status) => refused(&status),
+        }
+    }
+}
+
+fn asking<T>(message: T, call: &Call) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(call.timeout);
+    let metadata = request.metadata_mut();
+    if let Ok(client) = MetadataValue::try_from(call.client.as_str()) {
+        metadata.insert(CLIENT_ID, client);
+    }
+    if let Ok(trace) = MetadataValue::try_from(call.trace.child().to_string()) {
+        metadata.insert(TRACEPARENT, trace);
+    }
+    request
+}
+
+/// A code this program does not know is a newer core's: not known, so asked again.
+fn decided(code: Option<ResultCode>, pass_through_info: Option<PassThroughInfo>) -> Answer {
+    match code {
+        Some(code) => Answer { code, message: None, pass_through_info },
+        None => not_known(),
+    }
+}
+
+fn not_known() -> Answer {
+    Answer { code: ResultCode::UnknownException, message: None, pass_through_info: None }
+}
+
+fn refused(status: &tonic::Status) -> Answer {
+    let Some((code, message)) = status::refusal(status) else {
+        tracing::warn!(grpc_code = ?status.code(), message = status.message(), "core did not decide");
+        return not_known();
+    };
+    Answer { code, message: Some(message), pass_through_info: None }
+}

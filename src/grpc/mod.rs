@@ -1,0 +1,28 @@
+//! The gRPC front: the contract of `proto/`, served and called.
+//!
+//! `convert` and `status` are the only places where the domain meets the wire: what comes in is checked there and is a
+//! domain value from then on. The bridge uses [`client`], in one process or over a channel; it is never closer to the
+//! core than any other caller.
+
+pub mod client;
+mod convert;
+pub mod server;
+mod status;
+
+/// Generated from `proto/`.
+mod wire {
+    #![expect(clippy::pedantic, reason = "generated code")]
+    #![allow(missing_docs, reason = "generated code; its documentation is the proto's")]
+    #![allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "generated code")]
+
+    tonic::include_proto!("alipayplus.cancel.v1");
+
+    /// What reflection answers from.
+    pub(super) const DESCRIPTORS: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}
+
+/// Metadata that carries Alipay+'s Client-Id from the bridge to the core. Taken from nobody else.
+const CLIENT_ID: &str = "alipayplus-client-id";
+/// W3C trace context.
+const TRACEPARENT: &str = "traceparent";

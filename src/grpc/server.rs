@@ -1,0 +1,297 @@
+//! The four services over the engine: check, decide, answer.
+
+use std::time::{Duration, Instant};
+
+use tonic::{
+    Request, Response, Status, codegen::BoxStream, metadata::MetadataMap, service::Routes,
+};
+
+use super::{
+    CLIENT_ID, TRACEPARENT, convert, status,
+    wire::{
+        self, cancel_service_server::CancelServiceServer, feed_service_server::FeedServiceServer,
+        payment_service_server::PaymentServiceServer, token_service_server::TokenServiceServer,
+    },
+};
+use crate::{
+    domain::id::ClientId,
+    engine::{Caller, Engine, Error},
+    layer::{deadline, trace::TraceContext},
+};
+
+/// How long a call takes at most if its caller says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// CancelPayment.
+    pub cancel_payment: Duration,
+    /// CancelToken.
+    pub cancel_token: Duration,
+    /// Everything else.
+    pub other: Duration,
+}
+
+/// Where calls come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The bridge in this process: it says which client of Alipay+'s asks.
+    Bridge,
+    /// The network: nobody's word for who asks on behalf of Alipay+.
+    Network,
+}
+
+/// What each service holds.
+#[derive(Clone)]
+pub struct Server {
+    engine: Engine,
+    deadlines: Deadlines,
+    origin: Origin,
+}
+
+/// One service of gRPC's own to answer health.
+pub struct Health {
+    reporter: tonic_health::server::HealthReporter,
+}
+
+impl Health {
+    /// Says that the services answer.
+    pub async fn serving(&self) {
+        self.set(tonic_health::ServingStatus::Serving).await;
+    }
+
+    /// Says that they will not much longer.
+    pub async fn stopping(&self) {
+        self.set(tonic_health::ServingStatus::NotServing).await;
+    }
+
+    async fn set(&self, status: tonic_health::ServingStatus) {
+        for name in [
+            "",
+            "alipayplus.cancel.v1.CancelService",
+            "alipayplus.cancel.v1.PaymentService",
+            "alipayplus.cancel.v1.TokenService",
+        ] {
+            self.reporter.set_service_status(name, status).await;
+        }
+        // not built yet: whoever waits for it should not start
+        let feed = tonic_health::ServingStatus::NotServing;
+        self.reporter.set_service_status("alipayplus.cancel.v1.FeedService", feed).await;
+    }
+}
+
+/// Largest message a caller may send, in bytes: what the longest passThroughInfo needs, and some room.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+impl Server {
+    /// The services over an engine.
+    pub fn new(engine: Engine, deadlines: Deadlines, origin: Origin) -> Self {
+        Self { engine, deadlines, origin }
+    }
+
+    pub(super) fn cancel_service(&self) -> CancelServiceServer<Self> {
+        CancelServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// All services as routes by path, with health per service and, if asked for, reflection.
+    pub fn routes(&self, reflection: bool) -> (Routes, Health) {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let payments =
+            PaymentServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let tokens =
+            TokenServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut routes = Routes::new(self.cancel_service())
+            .add_service(payments)
+            .add_service(tokens)
+            .add_service(FeedServiceServer::new(self.clone()))
+            .add_service(health);
+        if reflection {
+            let builder = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            };
+            // v1alpha too: older tools know nothing else
+            if let (Ok(v1), Ok(v1alpha)) = (builder().build_v1(), builder().build_v1alpha()) {
+                routes = routes.add_service(v1).add_service(v1alpha);
+            }
+        }
+        (routes.prepare(), Health { reporter })
+    }
+
+    fn caller(&self, metadata: &MetadataMap, default: Duration) -> Caller {
+        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+        let wait = text("grpc-timeout").and_then(deadline::parse).unwrap_or(default);
+        let client = match self.origin {
+            Origin::Bridge => text(CLIENT_ID).and_then(ClientId::parse),
+            Origin::Network => None,
+        };
+        let trace = Some(TraceContext::of(text(TRACEPARENT)).trace);
+        Caller { deadline: Instant::now() + wait, client, trace }
+    }
+}
+
+/// The log gets the cause, the peer the code's text.
+fn failed(error: &Error) -> Status {
+    tracing::debug!(%error, "call was not answered");
+    status::failed(error)
+}
+
+#[tonic::async_trait]
+impl wire::cancel_service_server::CancelService for Server {
+    async fn cancel_payment(
+        &self,
+        request: Request<wire::CancelPaymentRequest>,
+    ) -> Result<Response<wire::CancelPaymentResponse>, Status> {
+        let caller = self.caller(request.metadata(), self.deadlines.cancel_payment);
+        let command = convert::cancel_payment(request.get_ref())?;
+        let outcome =
+            self.engine.cancel_payment(command, caller).await.map_err(|error| failed(&error))?;
+        convert::payment_cancelled(outcome).map(Response::new)
+    }
+
+    async fn cancel_token(
+        &self,
+        request: Request<wire::CancelTokenRequest>,
+    ) -> Result<Response<wire::CancelTokenResponse>, Status> {
+        let caller = self.caller(request.metadata(), self.deadlines.cancel_token);
+        let command = convert::cancel_token(request.get_ref())?;
+        let outcome =
+            self.engine.cancel_token(command, caller).await.map_err(|error| failed(&error))?;
+        convert::token_cancelled(outcome).map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl wire::payment_service_server::PaymentService for Server {
+    async fn record_payment(
+        &self,
+        request: Request<wire::RecordPaymentRequest>,
+    ) -> Result<Response<wire::RecordPaymentResponse>, Status> {
+        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let command = convert::record_payment(request.get_ref())?;
+        let key = command.key.clone();
+        let decided = self.engine.record_payment(command, caller).await;
+        let (outcome, payment) = decided.map_err(|error| failed(&error))?;
+        Ok(Response::new(convert::payment_recorded(&key, outcome, payment.as_ref())))
+    }
+
+    async fn get_payment(
+        &self,
+        request: Request<wire::GetPaymentRequest>,
+    ) -> Result<Response<wire::GetPaymentResponse>, Status> {
+        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let key = convert::get_payment(request.get_ref())?;
+        let payment =
+            self.engine.get_payment(key.clone(), caller).await.map_err(|error| failed(&error))?;
+        let payment =
+            payment.ok_or_else(|| Status::not_found("nothing is known of this payment"))?;
+        Ok(Response::new(convert::payment_told(&key, &payment)))
+    }
+
+    async fn record_fund_return(
+        &self,
+        request: Request<wire::RecordFundReturnRequest>,
+    ) -> Result<Response<wire::RecordFundReturnResponse>, Status> {
+        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let command = convert::record_fund_return(request.get_ref())?;
+        let key = command.key.clone();
+        let decided = self.engine.record_fund_return(command, caller).await;
+        let (outcome, payment) = decided.map_err(|error| failed(&error))?;
+        Ok(Response::new(convert::fund_return_recorded(&key, outcome, payment.as_ref())))
+    }
+}
+
+#[tonic::async_trait]
+impl wire::token_service_server::TokenService for Server {
+    async fn record_token(
+        &self,
+        request: Request<wire::RecordTokenRequest>,
+    ) -> Result<Response<wire::RecordTokenResponse>, Status> {
+        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let command = convert::record_token(request.get_ref())?;
+        let outcome =
+            self.engine.record_token(command, caller).await.map_err(|error| failed(&error))?;
+        Ok(Response::new(convert::token_recorded(outcome)))
+    }
+
+    async fn introspect_token(
+        &self,
+        request: Request<wire::IntrospectTokenRequest>,
+    ) -> Result<Response<wire::IntrospectTokenResponse>, Status> {
+        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let (psp, token) = convert::introspect_token(request.get_ref())?;
+        let active = self
+            .engine
+            .introspect_token(&psp, &token, caller)
+            .await
+            .map_err(|error| failed(&error))?;
+        Ok(Response::new(convert::token_introspected(active)))
+    }
+
+    async fn revoke_authorization(
+        &self,
+        request: Request<wire::RevokeAuthorizationRequest>,
+    ) -> Result<Response<wire::RevokeAuthorizationResponse>, Status> {
+        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let command = convert::revoke_authorization(request.get_ref())?;
+        let outcome = self
+            .engine
+            .revoke_authorization(command, caller)
+            .await
+            .map_err(|error| failed(&error))?;
+        Ok(Response::new(convert::authorization_revoked(outcome)))
+    }
+}
+
+/// The feed's events are written with every decision; serving them is not built yet.
+fn no_feed<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented(
+        "the feed is not served yet; its events are kept from the first decision on",
+    ))
+}
+
+#[tonic::async_trait]
+impl wire::feed_service_server::FeedService for Server {
+    type SubscribeStream = BoxStream<wire::SubscribeResponse>;
+
+    async fn subscribe(
+        &self,
+        _: Request<wire::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        no_feed()
+    }
+
+    async fn acknowledge(
+        &self,
+        _: Request<wire::AcknowledgeRequest>,
+    ) -> Result<Response<wire::AcknowledgeResponse>, Status> {
+        no_feed()
+    }
+
+    async fn park(
+        &self,
+        _: Request<wire::ParkRequest>,
+    ) -> Result<Response<wire::ParkResponse>, Status> {
+        no_feed()
+    }
+
+    async fn get_lag(
+        &self,
+        _: Request<wire::GetLagRequest>,
+    ) -> Result<Response<wire::GetLagResponse>, Status> {
+        no_feed()
+    }
+
+    async fn list_consumers(
+        &self,
+        _: Request<wire::ListConsumersRequest>,
+    ) -> Result<Response<wire::ListConsumersResponse>, Status> {
+        no_feed()
+    }
+
+    async fn delete_consumer(
+        &self,
+        _: Request<wire::DeleteConsumerRequest>,
+    ) -> Result<Response<wire::DeleteConsumerResponse>, Status> {
+        no_feed()
+    }
+}

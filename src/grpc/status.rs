@@ -1,0 +1,166 @@
+//! Refusals as gRPC statuses, and statuses as refusals.
+//!
+//! A status of ours carries `google.rpc.ErrorInfo` with [`DOMAIN`] and Alipay+'s code as its reason. The way back is
+//! stricter than the way out: only a status that carries it, with a reason that belongs to the command itself, is a
+//! final refusal. A mesh's PERMISSION_DENIED, an older core's UNIMPLEMENTED or a refused certificate is "not known".
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::{domain::result::ResultCode, engine, store};
+
+/// `google.rpc.ErrorInfo.domain` of every status that is ours.
+pub(super) const DOMAIN: &str = "cancel.alipayplus";
+
+/// When a caller that met a full queue should come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The gRPC code of a request that was not decided; `None` for outcomes, which travel as responses.
+const fn code_of(code: ResultCode) -> Option<Code> {
+    match code {
+        ResultCode::Success
+        | ResultCode::CancelWindowExceed
+        | ResultCode::InvalidToken
+        | ResultCode::ProcessFail => None,
+        ResultCode::ParamIllegal | ResultCode::MediaTypeNotAcceptable => {
+            Some(Code::InvalidArgument)
+        }
+        ResultCode::AccessDenied => Some(Code::PermissionDenied),
+        ResultCode::InvalidClient | ResultCode::InvalidSignature | ResultCode::KeyNotFound => {
+            Some(Code::Unauthenticated)
+        }
+        ResultCode::NoInterfaceDef | ResultCode::MethodNotSupported => Some(Code::Unimplemented),
+        ResultCode::RequestTrafficExceedLimit => Some(Code::ResourceExhausted),
+        ResultCode::UnknownException => Some(Code::Unavailable),
+    }
+}
+
+fn details(code: ResultCode) -> ErrorDetails {
+    ErrorDetails::with_error_info(code.wire(), DOMAIN, HashMap::new())
+}
+
+/// A refusal with its code's own status and message.
+pub(super) fn refuse(code: ResultCode) -> Status {
+    unknown(code_of(code).unwrap_or(Code::Internal), code, code.message())
+}
+
+fn unknown(status: Code, code: ResultCode, message: &str) -> Status {
+    let mut details = details(code);
+    if code == ResultCode::RequestTrafficExceedLimit {
+        details.set_retry_info(Some(RETRY_AFTER));
+    }
+    Status::with_error_details(status, message, details)
+}
+
+/// Illegal parameters, each with what is wrong with it.
+pub(super) fn illegal(violations: Vec<FieldViolation>) -> Status {
+    let message = violations
+        .first()
+        .map(|violation| format!("{}: {}", violation.field, violation.description))
+        .unwrap_or_default();
+    let mut details = details(ResultCode::ParamIllegal);
+    details.set_bad_request(violations);
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// Not known yet: the same request will be answered later.
+pub(super) fn undecided(message: &str) -> Status {
+    unknown(Code::Aborted, ResultCode::UnknownException, message)
+}
+
+/// No answer from the engine. Peers hear the code's text; the log has the cause.
+pub(super) fn failed(error: &engine::Error) -> Status {
+    let retry = "not known whether it happened; send the same request again";
+    match error {
+        engine::Error::Full => refuse(ResultCode::RequestTrafficExceedLimit),
+        engine::Error::DeadlinePassed => {
+            unknown(Code::DeadlineExceeded, ResultCode::UnknownException, retry)
+        }
+        engine::Error::Stopping => unknown(
+            Code::Unavailable,
+            ResultCode::UnknownException,
+            "the service is stopping; send the same request again",
+        ),
+        engine::Error::Store(source) => match **source {
+            store::Error::Unavailable(_)
+            | store::Error::Closed
+            | store::Error::CommitUnknown(_) => {
+                unknown(Code::Unavailable, ResultCode::UnknownException, retry)
+            }
+            store::Error::Data(_) | store::Error::Damaged(_) => {
+                unknown(Code::Internal, ResultCode::UnknownException, retry)
+            }
+        },
+    }
+}
+
+/// The final refusal a status carries, if it is one of ours about the command itself, with its message.
+pub(super) fn refusal(status: &Status) -> Option<(ResultCode, String)> {
+    let info = status.get_details_error_info()?;
+    if info.domain != DOMAIN {
+        return None;
+    }
+    let code = ResultCode::from_wire(&info.reason)?;
+    let about_the_command = matches!(
+        code,
+        ResultCode::ParamIllegal | ResultCode::AccessDenied | ResultCode::RequestTrafficExceedLimit
+    );
+    about_the_command.then(|| (code, status.message().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_survives_the_way_back_and_nobody_elses_status_is_one() {
+        assert_eq!(
+            refusal(&refuse(ResultCode::AccessDenied)).map(|(code, _)| code),
+            Some(ResultCode::AccessDenied)
+        );
+        for foreign in [
+            Status::permission_denied("RBAC: access denied"),
+            Status::invalid_argument("bad"),
+            Status::unimplemented("an older core"),
+            Status::with_error_details(
+                Code::PermissionDenied,
+                "",
+                ErrorDetails::with_error_info("ACCESS_DENIED", "mesh.example", HashMap::new()),
+            ),
+            refuse(ResultCode::InvalidSignature),
+            refuse(ResultCode::NoInterfaceDef),
+            refuse(ResultCode::UnknownException),
+        ] {
+            assert_eq!(refusal(&foreign), None, "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_never_a_final_refusal() {
+        use std::sync::Arc;
+        let store = |error| engine::Error::Store(Arc::new(error));
+        for error in [
+            engine::Error::Full,
+            engine::Error::DeadlinePassed,
+            engine::Error::Stopping,
+            store(store::Error::Unavailable("disk full".into())),
+            store(store::Error::CommitUnknown("gone".into())),
+            store(store::Error::Data("refused".into())),
+            store(store::Error::Damaged("payment")),
+            store(store::Error::Closed),
+        ] {
+            let status = failed(&error);
+            let codes = [
+                Code::Unavailable,
+                Code::DeadlineExceeded,
+                Code::Aborted,
+                Code::Internal,
+                Code::ResourceExhausted,
+            ];
+            assert!(codes.contains(&status.code()), "{error:?}");
+            assert!(!status.message().contains("disk full"), "the cause is for the log");
+        }
+    }
+}
