@@ -3,5 +3,6 @@
 //! Nothing is decided here. A request is checked in the order of docs/wire.md, and every room below is pure: bytes in,
 //! a checked value or the reason why not out.
 
+pub mod json;
 pub mod media_type;
 pub mod request_time;
