@@ -4,5 +4,9 @@
 //! a checked value or the reason why not out.
 
 pub mod json;
+pub mod keys;
 pub mod media_type;
 pub mod request_time;
+
+#[cfg(test)]
+mod vectors;
