@@ -7,6 +7,7 @@ pub mod json;
 pub mod keys;
 pub mod media_type;
 pub mod request_time;
+pub mod signature;
 
 #[cfg(test)]
 mod vectors;
