@@ -1,3 +1,4 @@
 //! An e-wallet's service for Alipay+ cancelPayment and cancelToken.
 pub mod bridge;
+pub mod cli;
 pub mod domain;
