@@ -145,7 +145,7 @@ impl PrivateKey {
         }
     }
 
-    /// A new key of 2048, 3072 or 4096 bits. Takes a part of a second, and seconds for the largest.
+    /// A new key of 2048, 3072 or 4096 bits. Takes some 40 to 700 ms, by size and luck.
     pub fn generate(bits: usize) -> Result<Self, KeyError> {
         let size = match bits {
             2048 => KeySize::Rsa2048,
