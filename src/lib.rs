@@ -1,4 +1,6 @@
 //! An e-wallet's service for Alipay+ cancelPayment and cancelToken.
+pub mod bridge;
+pub mod cli;
 pub mod domain;
 pub mod engine;
 pub mod grpc;

@@ -1,0 +1,16 @@
+//! One file per subcommand, and what their errors mean to a shell.
+
+pub mod keys;
+
+/// Marks an error as wrong usage or configuration: exit status 2 where others have 1.
+///
+/// It stands in the chain of an `anyhow::Error`, as the error itself (`Usage(…).into()`) or as the context of another
+/// (`.context(Usage(…))`).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The exit status of a subcommand that ended with this error: 2 for [`Usage`], 1 for everything else.
+pub fn exit_status(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<Usage>().is_some() { 2 } else { 1 }
+}
