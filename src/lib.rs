@@ -5,4 +5,6 @@ pub mod domain;
 pub mod engine;
 pub mod grpc;
 pub mod layer;
+pub mod listen;
 pub mod store;
+pub mod tls;

@@ -17,10 +17,9 @@ use super::{
 use crate::{
     domain::{
         cancel_payment::CancelPayment,
-        id::{ClientId, PassThroughInfo},
+        id::{AcquirerId, ClientId, PassThroughInfo, PspId, Token},
         result::ResultCode,
     },
-    engine::CancelToken,
     layer::trace::TraceContext,
 };
 
@@ -46,6 +45,19 @@ pub struct Call {
     pub timeout: Duration,
     /// The request's trace.
     pub trace: TraceContext,
+}
+
+/// A CancelToken to ask for.
+#[derive(Clone, Debug)]
+pub struct CancelToken {
+    /// The wallet.
+    pub psp: PspId,
+    /// Who asks.
+    pub acquirer: AcquirerId,
+    /// The token.
+    pub token: Token,
+    /// What the acquirer tells the wallet.
+    pub pass_through_info: Option<PassThroughInfo>,
 }
 
 /// What the core answered: a code with its message.

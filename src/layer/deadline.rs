@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 /// Longest wait that is honoured: a caller that asks for more gets this.
-pub const LONGEST: Duration = Duration::from_secs(60);
+pub const LONGEST: Duration = Duration::from_mins(1);
 
 /// Reads at most eight digits and a unit (`H`, `M`, `S`, `m`, `u`, `n`); `None` if it is not that.
 ///

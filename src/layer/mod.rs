@@ -1,4 +1,5 @@
-//! What both fronts need around a request: deadlines and trace context, one file each.
+//! What both fronts need around a request, one file each.
 
+pub mod budget;
 pub mod deadline;
 pub mod trace;

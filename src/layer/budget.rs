@@ -1,0 +1,144 @@
+//! A bounded amount of something (requests, connections, bytes), shared by all and by each source.
+//!
+//! It never waits: what does not fit is refused at once. A source is an IPv4 address or an IPv6 /64, because that is
+//! what one person has.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Where something comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Source(u64);
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self(u64::from(v4.to_bits())),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, ..] = v6.segments();
+                let net =
+                    [a, b, c, d].into_iter().fold(0u64, |net, part| (net << 16) | u64::from(part));
+                // apart from every IPv4 address
+                Self(net | 1 << 63)
+            }
+        }
+    }
+}
+
+/// What there is to take from.
+#[derive(Debug)]
+pub struct Budget {
+    total_max: usize,
+    source_max: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    total: usize,
+    by_source: HashMap<Source, usize>,
+}
+
+/// What was taken; given back when dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Share {
+    budget: Arc<Budget>,
+    source: Source,
+    amount: usize,
+}
+
+impl Budget {
+    /// At most `total_max` in all, and `source_max` for each source.
+    pub fn new(total_max: usize, source_max: usize) -> Arc<Self> {
+        Arc::new(Self { total_max, source_max, taken: Mutex::default() })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an amount, if it fits.
+    pub fn take(self: &Arc<Self>, source: Source, amount: usize) -> Option<Share> {
+        let mut share = Share { budget: Arc::clone(self), source, amount: 0 };
+        share.grow(amount).then_some(share)
+    }
+
+    /// How much is taken now.
+    pub fn in_use(&self) -> usize {
+        self.taken().total
+    }
+}
+
+impl Share {
+    /// Takes more, if it fits.
+    pub fn grow(&mut self, more: usize) -> bool {
+        let mut taken = self.budget.taken();
+        let total = taken.total.saturating_add(more);
+        let of_source =
+            taken.by_source.get(&self.source).copied().unwrap_or(0).saturating_add(more);
+        if total > self.budget.total_max || of_source > self.budget.source_max {
+            return false;
+        }
+        taken.total = total;
+        taken.by_source.insert(self.source, of_source);
+        self.amount = self.amount.saturating_add(more);
+        true
+    }
+
+    /// How much it is.
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.budget.taken();
+        taken.total = taken.total.saturating_sub(self.amount);
+        let left =
+            taken.by_source.get(&self.source).copied().unwrap_or(0).saturating_sub(self.amount);
+        if left == 0 {
+            // a source that has nothing costs nothing
+            taken.by_source.remove(&self.source);
+        } else {
+            taken.by_source.insert(self.source, left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(address: &str) -> Source {
+        let address: IpAddr = address.parse().unwrap();
+        Source::from(address)
+    }
+
+    #[test]
+    fn a_source_cannot_take_what_is_for_all() {
+        let budget = Budget::new(3, 2);
+        let (here, there) = (source("192.0.2.1"), source("192.0.2.2"));
+        let first = budget.take(here, 2).unwrap();
+        assert!(budget.take(here, 1).is_none());
+        let mut second = budget.take(there, 1).unwrap();
+        assert!(!second.grow(1), "three are taken");
+        drop(first);
+        assert!(second.grow(1));
+        drop(second);
+        assert_eq!(budget.in_use(), 0);
+        assert!(budget.taken().by_source.is_empty());
+    }
+
+    #[test]
+    fn an_ipv6_source_is_its_64() {
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:1"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("::"), source("0.0.0.0"));
+    }
+}

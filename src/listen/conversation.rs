@@ -1,0 +1,294 @@
+//! One connection's place in its conversation, so that each wait has its bound: first byte, head, next request, write.
+//!
+//! The stream below hyper knows bytes, the service above it knows when a request begins and its answer is made; they
+//! share a [`Conversation`]. While a head is read, hyper gets bytes up to its end and no further, so that what follows
+//! is known to be body (of a known length) or the next head, and every head is watched for a bare LF.
+
+use std::{
+    future::Future as _,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf as _, BytesMut};
+use http::{Request, header};
+use hyper::body::Incoming;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{
+    Bounds,
+    head::{Found, Head},
+};
+
+/// What comes next on the wire.
+#[derive(Clone, Copy, Debug)]
+enum Reading {
+    /// A request's head.
+    Head(Head),
+    /// The head is read, and the service has not said yet what follows.
+    HeadRead,
+    /// So many bytes of body.
+    Body(u64),
+    /// A body of unknown length, to the end of the exchange.
+    Chunked,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+enum Waiting {
+    /// A request's first byte, until then.
+    Request(Instant),
+    /// The rest of its head, until then.
+    Head(Instant),
+    /// Our own answer: the service bounds that.
+    Answer,
+}
+
+#[derive(Debug)]
+struct State {
+    reading: Reading,
+    waiting: Waiting,
+    /// Woken when the state changes under a reader that waits.
+    reader: Option<Waker>,
+}
+
+/// Shared by the stream below hyper and the service above it.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    bounds: Bounds,
+    state: Mutex<State>,
+}
+
+impl Conversation {
+    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
+        let waiting = Waiting::Request(Instant::now() + bounds.first_byte);
+        let state = State { reading: Reading::Head(Head::Before), waiting, reader: None };
+        Arc::new(Self { bounds, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that was heard and is being answered; dropped when its answer is made.
+#[derive(Debug)]
+pub struct Heard {
+    conversation: Arc<Conversation>,
+}
+
+impl Heard {
+    /// Tells the stream what follows the head.
+    pub(super) fn new(conversation: &Arc<Conversation>, request: &Request<Incoming>) -> Self {
+        let headers = request.headers();
+        let length = || headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        let mut state = conversation.state();
+        state.waiting = Waiting::Answer;
+        state.reading =
+            match (headers.contains_key(header::TRANSFER_ENCODING), length().unwrap_or(0)) {
+                (true, _) => Reading::Chunked,
+                (false, 0) => Reading::Head(Head::Before),
+                (false, length) => Reading::Body(length),
+            };
+        wake(&mut state);
+        drop(state);
+        Self { conversation: Arc::clone(conversation) }
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        let mut state = self.conversation.state();
+        state.waiting = Waiting::Request(Instant::now() + self.conversation.bounds.idle);
+        if matches!(state.reading, Reading::Chunked | Reading::HeadRead) {
+            state.reading = Reading::Head(Head::Before);
+        }
+        wake(&mut state);
+    }
+}
+
+fn wake(state: &mut State) {
+    if let Some(reader) = state.reader.take() {
+        reader.wake();
+    }
+}
+
+/// The stream below hyper.
+pub(super) struct Stream<I> {
+    io: I,
+    conversation: Arc<Conversation>,
+    /// HTTP/2 frames are not watched, only timed while the connection has said nothing.
+    watched: bool,
+    /// Read from the peer, not yet given to hyper.
+    held: BytesMut,
+    read_timer: Pin<Box<Sleep>>,
+    write_timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Room for bytes that are held back.
+const HELD_BYTES: usize = 8 * 1024;
+
+impl<I> Stream<I> {
+    pub(super) fn new(io: I, conversation: Arc<Conversation>, watched: bool) -> Self {
+        let read_timer = Box::pin(sleep_until(Instant::now()));
+        Self { io, conversation, watched, held: BytesMut::new(), read_timer, write_timer: None }
+    }
+}
+
+impl<I: AsyncRead + Unpin> Stream<I> {
+    /// Gives hyper what it may have of the held bytes; `false` if that is nothing.
+    fn give(&mut self, out: &mut ReadBuf<'_>) -> bool {
+        let mut state = self.conversation.state();
+        if self.held.is_empty() || out.remaining() == 0 {
+            return false;
+        }
+        let most = self.held.len().min(out.remaining());
+        let Some(held) = self.held.get(..most) else { return false };
+        let taken = match state.reading {
+            Reading::HeadRead => return false,
+            Reading::Chunked => most,
+            Reading::Body(left) => {
+                let taken = usize::try_from(left).unwrap_or(usize::MAX).min(most);
+                let left = left.saturating_sub(u64::try_from(taken).unwrap_or(u64::MAX));
+                state.reading =
+                    if left == 0 { Reading::Head(Head::Before) } else { Reading::Body(left) };
+                taken
+            }
+            Reading::Head(head) => {
+                if let Waiting::Request(_) = state.waiting {
+                    state.waiting = Waiting::Head(Instant::now() + self.conversation.bounds.head);
+                }
+                match head.read(held) {
+                    Found::More(head) => {
+                        state.reading = Reading::Head(head);
+                        most
+                    }
+                    Found::End(length) => {
+                        state.reading = Reading::HeadRead;
+                        length
+                    }
+                    Found::BareLf(at) => {
+                        // hyper takes a bare LF but no NUL: it answers 400 and closes
+                        if let Some(lf) = self.held.get_mut(at) {
+                            *lf = 0;
+                        }
+                        at.saturating_add(1)
+                    }
+                }
+            }
+        };
+        if let Some(bytes) = self.held.get(..taken) {
+            out.put_slice(bytes);
+        }
+        self.held.advance(taken);
+        true
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Stream<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.watched {
+            return Pin::new(&mut this.io).poll_read(cx, out);
+        }
+        loop {
+            if this.give(out) {
+                return Poll::Ready(Ok(()));
+            }
+            if this.held.is_empty() {
+                this.held.resize(HELD_BYTES, 0);
+                let mut room = ReadBuf::new(&mut this.held);
+                let read = Pin::new(&mut this.io).poll_read(cx, &mut room);
+                let length = room.filled().len();
+                this.held.truncate(length);
+                match read {
+                    Poll::Ready(Ok(())) if length == 0 => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(())) => continue,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        // an idle connection keeps no buffer
+                        this.held = BytesMut::new();
+                    }
+                }
+            }
+            let waiting = {
+                let mut state = this.conversation.state();
+                state.reader = Some(cx.waker().clone());
+                state.waiting
+            };
+            let (Waiting::Request(until) | Waiting::Head(until)) = waiting else {
+                return Poll::Pending;
+            };
+            if this.read_timer.deadline() != until {
+                this.read_timer.as_mut().reset(until);
+            }
+            ready!(this.read_timer.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+    }
+}
+
+impl<I: Unpin> Stream<I> {
+    /// Bounds how long the peer takes nothing.
+    fn timed<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write_timer = None;
+            return written;
+        }
+        let until = Instant::now() + self.conversation.bounds.write;
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Stream<I> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.timed(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.timed(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.timed(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.timed(cx, shut)
+    }
+}

@@ -1,0 +1,239 @@
+//! The accept loop under every front: TLS, time-outs, caps on connections, drain.
+//!
+//! `axum::serve` and tonic's own transport have no time-out for a slow head and none for an idle connection, and tonic
+//! leaves Nagle's algorithm on. Here each wait has a bound, and a connection counts for its source from the moment it
+//! is accepted.
+
+mod conversation;
+mod head;
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service;
+
+pub use self::conversation::Heard;
+use self::conversation::{Conversation, Stream};
+use crate::layer::budget::{Budget, Share};
+
+/// The other end of a request's connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// Which HTTP a front speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1; HTTP/2 too if TLS agreed on it.
+    Http1,
+    /// HTTP/2 from the first byte, as gRPC does.
+    Http2,
+}
+
+/// The bounds of a front.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// From accepting a connection to its first byte, TLS handshake apart, which has the same time.
+    pub first_byte: Duration,
+    /// For a request's head, from its first byte.
+    pub head: Duration,
+    /// For the next request on a connection.
+    pub idle: Duration,
+    /// For the peer to take what is sent.
+    pub write: Duration,
+    /// Longest head, in bytes.
+    pub head_bytes: usize,
+}
+
+/// Most streams at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 1_024;
+/// HTTP/2 pings an idle peer this often, and gives it the same time to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// A front that listens.
+pub struct Front {
+    /// Where.
+    pub listener: TcpListener,
+    /// With which certificate; absent: in plain text.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// How long it waits, and for how much.
+    pub bounds: Bounds,
+    /// How many connections it takes.
+    pub connections: Arc<Budget>,
+}
+
+impl Front {
+    /// Serves until `stop`, then accepts no more; `connections` ends when the last request is answered.
+    pub async fn serve<S, B>(self, service: S, stop: CancellationToken, connections: TaskTracker)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let accepting = Arc::new(self);
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accepting.listener.accept() => accepted,
+            };
+            let (socket, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    pause_after(&error).await;
+                    continue;
+                }
+            };
+            // over the cap: closed at once, because even a refusal would cost a handshake
+            let Some(share) = accepting.connections.take(peer.ip().into(), 1) else { continue };
+            let (front, service, stop) = (Arc::clone(&accepting), service.clone(), stop.clone());
+            connections
+                .spawn(async move { front.connection(socket, peer, share, service, stop).await });
+        }
+    }
+
+    async fn connection<S, B>(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        share: Share,
+        service: S,
+        stop: CancellationToken,
+    ) where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        // without it, small answers wait for the peer's delayed acknowledgement
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+        match &self.tls {
+            None => self.speak(socket, self.protocol, peer, service, stop).await,
+            Some(tls) => {
+                let handshake = TlsAcceptor::from(Arc::clone(tls)).accept(socket);
+                let Ok(Ok(stream)) = time::timeout(self.bounds.first_byte, handshake).await else {
+                    tracing::debug!(%peer, "TLS handshake failed");
+                    return;
+                };
+                let protocol = match stream.get_ref().1.alpn_protocol() {
+                    Some(b"h2") => Protocol::Http2,
+                    Some(_) | None => self.protocol,
+                };
+                self.speak(stream, protocol, peer, service, stop).await;
+            }
+        }
+        drop(share);
+    }
+
+    async fn speak<I, S, B>(
+        &self,
+        io: I,
+        protocol: Protocol,
+        peer: SocketAddr,
+        service: S,
+        stop: CancellationToken,
+    ) where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let conversation = Conversation::new(self.bounds);
+        let (heard, watched) = (Arc::clone(&conversation), protocol == Protocol::Http1);
+        let stream = TokioIo::new(Stream::new(io, Arc::clone(&conversation), watched));
+        let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            let heard = Heard::new(&heard, &request);
+            let mut service = service.clone();
+            async move {
+                let answer = service.call(request).await;
+                drop(heard);
+                answer
+            }
+        });
+        let result = match protocol {
+            Protocol::Http1 => {
+                let mut builder = http1::Builder::new();
+                builder
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(None)
+                    .max_buf_size(self.bounds.head_bytes)
+                    .half_close(false);
+                let connection = builder.serve_connection(stream, answer);
+                tokio::pin!(connection);
+                tokio::select! {
+                    result = connection.as_mut() => result,
+                    () = stop.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
+            }
+            Protocol::Http2 => {
+                let mut builder = http2::Builder::new(TokioExecutor::new());
+                builder
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(STREAMS_MAX)
+                    .max_header_list_size(u32::try_from(self.bounds.head_bytes).unwrap_or(u32::MAX))
+                    .keep_alive_interval(KEEP_ALIVE)
+                    .keep_alive_timeout(KEEP_ALIVE)
+                    .adaptive_window(true);
+                let connection = builder.serve_connection(stream, answer);
+                tokio::pin!(connection);
+                tokio::select! {
+                    result = connection.as_mut() => result,
+                    () = stop.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, %peer, "connection ended");
+        }
+    }
+}
+
+/// Out of file handles or memory: the next accept would fail as well, so let something end first.
+async fn pause_after(error: &io::Error) {
+    let kind = error.kind();
+    if matches!(kind, io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        return;
+    }
+    tracing::warn!(%error, "a connection could not be accepted");
+    time::sleep(Duration::from_millis(50)).await;
+}
