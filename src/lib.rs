@@ -1,2 +1,3 @@
 //! An e-wallet's service for Alipay+ cancelPayment and cancelToken.
+pub mod config;
 pub mod domain;
