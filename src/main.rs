@@ -1,3 +1,60 @@
-//! The binary: arguments, settings, telemetry, run, exit status.
+//! The binary: arguments → settings → telemetry → run → exit status.
 
-fn main() {}
+use std::process::ExitCode;
+
+use alipayplus_cancel::cli::{
+    Failure, call::Call, config::ConfigArgs, exit_status, import::Import, keys::Keys,
+    sandbox::Sandbox, serve::Serve,
+};
+use anyhow::Context as _;
+use clap::Parser;
+use tokio::runtime::Builder;
+
+/// An e-wallet's service for Alipay+ cancelPayment and cancelToken
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    max_term_width = 110,
+    after_help = "\
+Begin with:
+  alipayplus-cancel sandbox
+
+Exit status: 0 good, 1 failed, 2 wrong usage or configuration."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Sandbox(Sandbox),
+    Serve(Serve),
+    Call(Box<Call>),
+    Keys(Keys),
+    Config(ConfigArgs),
+    Import(Import),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Config(config) => return config.run(),
+        Command::Keys(keys) => keys.run(),
+        Command::Import(import) => import.run(),
+        Command::Sandbox(sandbox) => block_on(sandbox.run()),
+        Command::Serve(serve) => block_on(serve.run()),
+        Command::Call(call) => block_on(call.run()),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if !error.is::<Failure>() {
+        eprintln!("error: {error:#}");
+    }
+    ExitCode::from(exit_status(&error))
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime =
+        Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(work)
+}

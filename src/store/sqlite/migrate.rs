@@ -78,6 +78,13 @@ pub(super) fn run(
     Ok(())
 }
 
+/// Refuses a file that is not a store of ours.
+pub(super) fn belongs(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let application: i32 =
+        pragma(connection, "application_id").map_err(|source| opening(path, source))?;
+    if application == APPLICATION_ID { Ok(()) } else { Err(OpenError::Foreign(path.to_owned())) }
+}
+
 fn pragma<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
     connection.pragma_query_value(None, name, |row| row.get(0))
 }

@@ -127,8 +127,20 @@ impl Sqlite {
     }
 
     /// Waits for the writer to end: everything accepted before is committed or refused when this returns.
-    pub fn close(self) {
+    pub fn close(&self) {
         self.writer.stop();
+    }
+
+    /// Ends onboarding in a database that a running service may have open: it notices with its next commit.
+    pub fn complete_import_of(path: &Path) -> Result<(), OpenError> {
+        let sqlite = |source| opening(path, source);
+        if !path.exists() {
+            let missing = "there is no such file; the service makes it at its first start";
+            return Err(OpenError::Open { path: path.to_owned(), source: missing.into() });
+        }
+        let connection = connect(path).map_err(sqlite)?;
+        migrate::belongs(&connection, path)?;
+        migrate::complete_import(&connection).map_err(sqlite)
     }
 
     /// Runs a query on a reader's snapshot taken now.

@@ -30,7 +30,7 @@ enum Job {
 /// The handle of the thread.
 pub(super) struct Writer {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Writer {
@@ -40,7 +40,7 @@ impl Writer {
             .name("sqlite-writer".to_owned())
             .spawn(move || run(connection, &inbox, partitions))
             .ok();
-        Self { jobs: Mutex::new(Some(jobs)), thread }
+        Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(thread) }
     }
 
     fn send(&self, job: Job) -> Result<(), Job> {
@@ -72,9 +72,10 @@ impl Writer {
     }
 
     /// Lets the thread finish what was sent, and waits for it.
-    pub(super) fn stop(mut self) {
+    pub(super) fn stop(&self) {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = self.thread.take()
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
             && thread.join().is_err()
         {
             tracing::error!("the database writer ended in a panic");

@@ -1,0 +1,414 @@
+//! The composition root: reads what the settings name, builds every ring, binds, serves, drains.
+//!
+//! Nothing is bound before all settings, keys and the store are read; readiness turns on last and off first.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use governor::Quota;
+use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use zeroize::Zeroizing;
+
+use crate::{
+    admin::Admin,
+    bridge::{self, Bridge, Client, ClientKey, Clients, Identity, IdentityError, keys},
+    config::{Allowed, KeyState, PathPrefix, Settings, StoreUrl},
+    engine::{self, Engine, HashKeyError, HashRing, SystemClock},
+    grpc::{
+        client,
+        server::{Deadlines, Health, Origin, Server},
+    },
+    layer::budget::Budget,
+    listen::{Bounds, Front, Protocol},
+    store::sqlite::{OpenError, Sqlite},
+    tls,
+};
+
+/// Why the service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file that a setting names cannot be read.
+    #[error("{setting}: cannot read {path}")]
+    Read {
+        /// The setting.
+        setting: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A key is not one.
+    #[error("{setting}: {path} {source}")]
+    Key {
+        /// The setting.
+        setting: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; part of the sentence.
+        source: keys::KeyError,
+    },
+    /// Keys that do not go together.
+    #[error("clients: {0}")]
+    Identity(IdentityError),
+    /// A hash key is unusable.
+    #[error("tokens.hash_key_files: {0}")]
+    HashKey(HashKeyError),
+    /// Certificates or their keys are unusable.
+    #[error("{setting}")]
+    Tls {
+        /// The setting.
+        setting: &'static str,
+        /// Why.
+        #[source]
+        source: tls::Error,
+    },
+    /// The store cannot be used.
+    #[error("store.url")]
+    Store(#[source] OpenError),
+    /// An address cannot be listened on.
+    #[error("{setting}: cannot listen on {address}")]
+    Bind {
+        /// The setting.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// Whether the operator has to change the settings or what they name, rather than the state of the machine.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Read { .. }
+            | Self::Key { .. }
+            | Self::Identity(_)
+            | Self::HashKey(_)
+            | Self::Tls { .. }
+            | Self::Store(OpenError::Partitions { .. } | OpenError::HashKeyMissing { .. }) => true,
+            Self::Store(_) | Self::Bind { .. } => false,
+        }
+    }
+}
+
+/// A service that runs.
+pub struct Running {
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
+    /// Where the JSON front listens.
+    pub bridge: SocketAddr,
+    /// Where probes are answered.
+    pub admin: SocketAddr,
+    /// The core, for whoever runs in the same process.
+    pub engine: Engine,
+    probes: Admin,
+    health: Health,
+    store: Arc<Sqlite>,
+    worker: JoinHandle<()>,
+    fronts: Fronts,
+    drain_delay: Duration,
+    grace: Duration,
+}
+
+/// What listens. The platform's front ends last, so that probes are answered while the others drain.
+struct Fronts {
+    stop: CancellationToken,
+    stop_admin: CancellationToken,
+    connections: TaskTracker,
+    tasks: TaskTracker,
+}
+
+/// Room for probes and scrapes: they are few.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// Starts the whole service in this process.
+pub async fn start(settings: &Settings) -> Result<Running, StartError> {
+    let identity = identity(settings)?;
+    let clients = clients(settings)?;
+    let grpc_tls = grpc_tls(settings)?;
+    let bridge_tls = bridge_tls(settings)?;
+    let ring = hash_ring(settings)?;
+
+    let StoreUrl::Sqlite { path } = &settings.store.url;
+    let opened = Sqlite::open(path, settings.store.partitions, ring.fingerprints());
+    let (store, primary) = opened.map_err(StartError::Store)?;
+    let store = Arc::new(store);
+
+    let grpc = bind("grpc.listen", settings.grpc.listen).await?;
+    let bridge = bind("bridge.listen", settings.bridge.listen).await?;
+    let admin = bind("admin.listen", settings.admin.listen).await?;
+    let addresses = [&grpc, &bridge, &admin].map(|(_, address)| *address);
+
+    let limits = &settings.limits;
+    let shared: Arc<dyn crate::store::Store> = Arc::<Sqlite>::clone(&store);
+    let (engine, worker) = Engine::start(
+        shared,
+        ring.with_primary(primary),
+        Arc::new(settings.policy.clone()),
+        Arc::new(SystemClock),
+        engine::Limits { queue: limits.queue, batch: limits.batch },
+    );
+    let deadlines = Deadlines {
+        cancel_payment: limits.cancel_payment_deadline,
+        cancel_token: limits.cancel_token_deadline,
+        other: limits.default_deadline,
+    };
+    let core = client::Client::in_process(&Server::new(engine.clone(), deadlines, Origin::Bridge));
+    let (routes, health) =
+        Server::new(engine.clone(), deadlines, Origin::Network).routes(settings.grpc.reflection);
+    let prefixes: Vec<&str> =
+        settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
+    let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
+    let probes = Admin::new({
+        let engine = engine.clone();
+        move || scrape(&engine)
+    });
+
+    let fronts = Fronts {
+        stop: CancellationToken::new(),
+        stop_admin: CancellationToken::new(),
+        connections: TaskTracker::new(),
+        tasks: TaskTracker::new(),
+    };
+    let connections = || Budget::new(limits.connections, limits.connections_per_source);
+    let front = |(listener, _), tls, protocol, connections| Front {
+        listener,
+        tls,
+        protocol,
+        bounds: bounds(settings),
+        connections,
+    };
+    let (stop, open) = (&fronts.stop, &fronts.connections);
+    let grpc = front(grpc, grpc_tls, Protocol::Http2, connections());
+    fronts.tasks.spawn(grpc.serve(routes, stop.clone(), open.clone()));
+    let bridge = front(bridge, bridge_tls, Protocol::Http1, connections());
+    fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
+    let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
+    let admin = front(admin, None, Protocol::Http1, platform);
+    fronts.tasks.spawn(admin.serve(
+        probes.clone().router(),
+        fronts.stop_admin.clone(),
+        TaskTracker::new(),
+    ));
+
+    health.serving().await;
+    probes.set_ready(true);
+    let [grpc, bridge, admin] = addresses;
+    Ok(Running {
+        grpc,
+        bridge,
+        admin,
+        engine,
+        probes,
+        health,
+        store,
+        worker,
+        fronts,
+        drain_delay: settings.shutdown.drain_delay,
+        grace: settings.shutdown.grace,
+    })
+}
+
+impl Running {
+    /// Drains: not ready, wait for the balancer, accept no more, finish what was accepted, close the store.
+    pub async fn stop(self) {
+        self.probes.set_ready(false);
+        self.health.stopping().await;
+        time::sleep(self.drain_delay).await;
+
+        self.fronts.stop.cancel();
+        self.fronts.connections.close();
+        if time::timeout(self.grace, self.fronts.connections.wait()).await.is_err() {
+            tracing::warn!("some connections did not end within shutdown.grace and are dropped");
+        }
+        self.fronts.stop_admin.cancel();
+        self.fronts.tasks.close();
+        self.fronts.tasks.wait().await;
+
+        let Self { engine, worker, store, .. } = self;
+        drop(engine);
+        // ends by itself once every handle is gone; a dropped connection's may be left
+        if time::timeout(Duration::from_secs(1), worker).await.is_err() {
+            tracing::debug!("commands of dropped connections are left unanswered");
+        }
+        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        if closed.is_err() {
+            tracing::error!("the store could not be closed in order; its next start recovers");
+        }
+    }
+}
+
+async fn bind(
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Bind { setting, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+fn bounds(settings: &Settings) -> Bounds {
+    let limits = &settings.limits;
+    Bounds {
+        first_byte: limits.first_byte_timeout,
+        head: limits.head_timeout,
+        idle: limits.idle_timeout,
+        write: limits.write_timeout,
+        head_bytes: limits.head_bytes,
+    }
+}
+
+fn bridge_limits(settings: &Settings) -> bridge::Limits {
+    let limits = &settings.limits;
+    bridge::Limits {
+        in_flight: limits.max_in_flight,
+        in_flight_per_source: limits.max_in_flight_per_source,
+        body_bytes: limits.body_bytes,
+        body_bytes_in_flight: limits.body_bytes_in_flight,
+        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
+        body_timeout: limits.body_timeout,
+        cancel_payment_deadline: limits.cancel_payment_deadline,
+        cancel_token_deadline: limits.cancel_token_deadline,
+        request_time_skew: limits.request_time_skew,
+    }
+}
+
+fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, StartError> {
+    let failed =
+        |source| StartError::Read { setting: setting.to_owned(), path: path.to_owned(), source };
+    fs::read(path).map(Zeroizing::new).map_err(failed)
+}
+
+/// Reads every key of ours, so that a bad staged one is found now and not when it is promoted.
+fn identity(settings: &Settings) -> Result<Identity, StartError> {
+    let mut active = None;
+    for (place, key) in settings.identity.keys.iter().enumerate() {
+        let setting = format!("identity.keys.{place}.file");
+        let text = read(&setting, &key.file)?;
+        let parsed = keys::PrivateKey::parse(&*text).map_err(|source| StartError::Key {
+            setting,
+            path: key.file.clone(),
+            source,
+        })?;
+        if key.state == KeyState::Active {
+            active = Some(Identity { version: key.version.clone(), key: parsed });
+        }
+    }
+    Ok(active.expect("the settings have exactly one active key: config checks it"))
+}
+
+fn clients(settings: &Settings) -> Result<Clients, StartError> {
+    let mut clients = Vec::new();
+    for (place, client) in settings.clients.iter().enumerate() {
+        let mut public = Vec::new();
+        for (nth, key) in client.keys.iter().enumerate() {
+            let setting = format!("clients.{place}.keys.{nth}.public_key_file");
+            let text = read(&setting, &key.public_key_file)?;
+            let parsed = keys::PublicKey::parse(&*text).map_err(|source| StartError::Key {
+                setting,
+                path: key.public_key_file.clone(),
+                source,
+            })?;
+            public.push(ClientKey {
+                version: key.version.clone(),
+                key: parsed,
+                not_after: key.not_after,
+            });
+        }
+        let rate = quota(client.rate.per_second, client.rate.burst);
+        clients.push(Client::new(
+            client.id.clone(),
+            only(&client.psp_ids),
+            only(&client.acquirer_ids),
+            public,
+            rate,
+        ));
+    }
+    Clients::new(clients).map_err(StartError::Identity)
+}
+
+fn quota(per_second: NonZeroU32, burst: NonZeroU32) -> Quota {
+    Quota::per_second(per_second).allow_burst(burst)
+}
+
+fn only<T: Clone + Ord>(allowed: &Allowed<T>) -> Option<std::collections::BTreeSet<T>> {
+    match allowed {
+        Allowed::Any => None,
+        Allowed::Only(ids) => Some(ids.clone()),
+    }
+}
+
+/// A hash key's file holds raw bytes, or a line of text, which is taken without the line's end.
+fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
+    let mut ring = Vec::new();
+    for (place, path) in settings.tokens.hash_key_files.iter().enumerate() {
+        let bytes = read(&format!("tokens.hash_key_files.{place}"), path)?;
+        ring.push(Zeroizing::new(bytes.trim_ascii_end().to_vec()));
+    }
+    HashRing::new(&ring.iter().map(|key| key.as_slice()).collect::<Vec<_>>())
+        .map_err(StartError::HashKey)
+}
+
+type Tls = Option<Arc<rustls::ServerConfig>>;
+
+fn grpc_tls(settings: &Settings) -> Result<Tls, StartError> {
+    let Some(files) = &settings.grpc.tls else { return Ok(None) };
+    let config =
+        tls::server(&files.cert_file, &files.key_file, Some(&files.client_ca_file), &["h2"]);
+    config.map(Some).map_err(|source| StartError::Tls { setting: "grpc.tls", source })
+}
+
+fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
+    let Some(files) = &settings.bridge.tls else { return Ok(None) };
+    let protocols: &[&str] =
+        if settings.bridge.http2 { &["h2", "http/1.1"] } else { &["http/1.1"] };
+    let config =
+        tls::server(&files.cert_file, &files.key_file, files.client_ca_file.as_deref(), protocols);
+    config.map(Some).map_err(|source| StartError::Tls { setting: "bridge.tls", source })
+}
+
+/// The engine's counters as Prometheus reads them.
+fn scrape(engine: &Engine) -> String {
+    use std::fmt::Write as _;
+
+    let counters = engine.counters();
+    let mut text = String::new();
+    let mut counter = |name: &str, help: &str, value: u64| {
+        // writing to a text cannot fail
+        let _written =
+            write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
+    };
+    let (commits, commands) =
+        (counters.commits.load(Ordering::Relaxed), counters.commands.load(Ordering::Relaxed));
+    counter("alipayplus_cancel_commits_total", "Transactions committed.", commits);
+    counter(
+        "alipayplus_cancel_commit_failures_total",
+        "Transactions that failed.",
+        counters.failures.load(Ordering::Relaxed),
+    );
+    let name = "alipayplus_cancel_batch_size";
+    let _written =
+        write!(text, "# HELP {name} Commands in one transaction.\n# TYPE {name} histogram\n");
+    let mut sum = 0;
+    for (log, slot) in counters.batch_sizes.iter().enumerate() {
+        sum += slot.load(Ordering::Relaxed);
+        let most = (2u64 << log) - 1;
+        let _written = writeln!(text, "{name}_bucket{{le=\"{most}\"}} {sum}");
+    }
+    let _written = writeln!(
+        text,
+        "{name}_bucket{{le=\"+Inf\"}} {commits}\n{name}_sum {commands}\n{name}_count {commits}"
+    );
+    text
+}

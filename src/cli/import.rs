@@ -1,0 +1,46 @@
+//! `import`: the wallet's history, at the cut-over.
+
+use std::path::PathBuf;
+
+use super::Usage;
+use crate::{
+    config::{Settings, StoreUrl, environment},
+    store::sqlite::Sqlite,
+};
+
+/// The cut-over: makes unknown mean unknown
+#[derive(Clone, Debug, clap::Args)]
+pub struct Import {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Step {
+    /// Says that everything the wallet knew is recorded, or that it had nothing
+    ///
+    /// Until then a cancel of an unknown payment or token is answered U (ask again) and recorded nowhere, because
+    /// "unknown" could be a lie: a payment of last week would be answered SUCCESS with no money returned. From then on
+    /// it is decided. Durable, may be repeated, cannot be undone; a running service notices at once.
+    Complete(Complete),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct Complete {
+    /// The settings file; environment variables ALIPAYPLUS_CANCEL__SECTION__KEY win over it
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Import {
+    /// Does the step.
+    pub fn run(self) -> anyhow::Result<()> {
+        let Step::Complete(Complete { config }) = self.step;
+        let loaded = Settings::load(Some(&config), environment(), &[])
+            .map_err(|error| Usage(error.to_string()))?;
+        let StoreUrl::Sqlite { path } = &loaded.settings.store.url;
+        Sqlite::complete_import_of(path)?;
+        println!("import complete: unknown payments and tokens are decided from now on");
+        Ok(())
+    }
+}

@@ -1,0 +1,316 @@
+//! `sandbox`: everything on loopback with throwaway keys, the two official samples played through it.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use http::Uri;
+
+use super::{Failure, Usage, exchange::Caller, serve};
+use crate::{
+    app::Running,
+    bridge::keys::{PrivateKey, PublicKey},
+    config::Settings,
+    domain::{
+        amount::{Amount, Currency},
+        id::{AcquirerId, AuthorizationId, PaymentRequestId, PspId, Token},
+        key::{AuthorizationKey, PaymentKey},
+        payment::Terms,
+        record_payment::{Fact, RecordPayment},
+        time::Timestamp,
+        token::TokenKind,
+    },
+    engine::{self, RecordToken},
+    telemetry,
+};
+
+/// Runs everything on loopback with throwaway keys, and plays the two official sample requests
+///
+/// Makes a folder with keys, settings and an embedded store; records the payment and the token of Alipay+'s two API
+/// pages; cancels both through the signed JSON endpoint and prints both exchanges; then keeps serving and prints
+/// commands to try.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Sandbox {
+    /// Where keys, settings and store are kept; delete it to start afresh
+    #[arg(long, value_name = "DIR", default_value = ".sandbox")]
+    dir: PathBuf,
+    /// Exit after the two exchanges: with status 0 only if both answered S and their signatures verified
+    #[arg(long)]
+    once: bool,
+}
+
+/// Alipay+'s Client-Id in the sandbox.
+const CLIENT_ID: &str = "SANDBOX_5YC47N2ZQHJ004124";
+const SETTINGS_FILE: &str = "alipayplus-cancel.toml";
+const ALIPAYPLUS_KEY: &str = "alipayplus";
+const WALLET_KEY: &str = "wallet";
+const HASH_KEY_FILE: &str = "token-hash.key";
+
+/// The request of the cancelPayment page, and what the payment must have been.
+const PAYMENT_BODY: &str = r#"{
+  "acquirerId": "1022188000000000001",
+  "pspId": "1022172000000000001",
+  "paymentRequestId": "20200101234567890132"
+}"#;
+const PAYMENT: [&str; 3] = ["1022188000000000001", "1022172000000000001", "20200101234567890132"];
+
+/// The request of the cancelToken page, and what the token must have been.
+const TOKEN_BODY: &str = r#"{
+  "acquirerId": "102218800000001234",
+  "pspId": "102208800000001230",
+  "accessToken": "281010033AB2F588D14B43238637264FCA5A1234"
+}"#;
+const TOKEN: [&str; 3] =
+    ["102218800000001234", "102208800000001230", "281010033AB2F588D14B43238637264FCA5A1234"];
+const AUTHORIZATION: &str = "sandbox-consent-1";
+
+impl Sandbox {
+    /// Runs it.
+    pub async fn run(self) -> anyhow::Result<()> {
+        telemetry::start(telemetry::Format::Text, "warn");
+        let wrong =
+            |error: anyhow::Error| Usage(format!("--dir {}: {error:#}", self.dir.display()));
+        furnish(&self.dir).map_err(wrong)?;
+        let file = self.dir.join(SETTINGS_FILE);
+        let loaded = Settings::load(Some(&file), std::iter::empty(), &self.listeners())
+            .map_err(|error| Usage(error.to_string()))?;
+        let running = serve::start(&loaded.settings).await?;
+        let played = self.play(&running).await;
+        let good = match played {
+            Ok(good) => good,
+            Err(error) => {
+                running.stop().await;
+                return Err(error);
+            }
+        };
+        if self.once {
+            running.stop().await;
+            return if good { Ok(()) } else { Err(Failure.into()) };
+        }
+        print!("{}", self.commands(&running));
+        serve::until_told().await?;
+        running.stop().await;
+        Ok(())
+    }
+
+    /// The usual ports where they are free, so that commands can be copied; others where not, or where nobody will see.
+    fn listeners(&self) -> Vec<(String, String)> {
+        let usual = [("grpc.listen", 50051), ("bridge.listen", 8080), ("admin.listen", 9090)];
+        let chosen = |(setting, port): (&str, u16)| {
+            let free = !self.once && TcpListener::bind(("127.0.0.1", port)).is_ok();
+            let port = if free { port } else { 0 };
+            (setting.to_owned(), format!("127.0.0.1:{port}"))
+        };
+        usual.map(chosen).into()
+    }
+
+    /// Records the samples and cancels them; whether both went well.
+    async fn play(&self, running: &Running) -> anyhow::Result<bool> {
+        running.engine.complete_import().await?;
+        record_samples(&running.engine).await?;
+        let caller = self.caller()?;
+        let mut good = true;
+        for (title, tail, body) in [
+            ("cancelPayment", "/v1/payments/cancelPayment", PAYMENT_BODY),
+            ("cancelToken", "/v1/authorizations/cancelToken", TOKEN_BODY),
+        ] {
+            let url: Uri = format!("http://{}/aps/api{tail}", running.bridge).parse()?;
+            let signed = caller.sign(&url, body.to_owned())?;
+            let begun = Instant::now();
+            let answered = caller.send(&signed).await?;
+            let took = begun.elapsed();
+            good &= answered.succeeded();
+            println!(
+                "──── {title}: the official sample, signed by Alipay+ (a throwaway key) ────\n"
+            );
+            println!("{}", signed.text(body));
+            println!("──── the wallet's answer, after {:.1} ms ────\n", took.as_secs_f64() * 1e3);
+            println!("{}", answered.text());
+            println!("signature of the answer: {}\n", answered.signature.text());
+        }
+        println!(
+            "{}",
+            if good {
+                "Both answered S, and both signatures verify."
+            } else {
+                "FAILED: see above."
+            }
+        );
+        Ok(good)
+    }
+
+    fn caller(&self) -> anyhow::Result<Caller> {
+        let read = |name: String| {
+            fs::read(self.dir.join(&name)).with_context(|| format!("cannot read {name}"))
+        };
+        Ok(Caller {
+            client_id: CLIENT_ID.to_owned(),
+            key: PrivateKey::parse(read(private(ALIPAYPLUS_KEY))?)
+                .context(private(ALIPAYPLUS_KEY))?,
+            key_version: "1".to_owned(),
+            peer_key: Some(
+                PublicKey::parse(read(public(WALLET_KEY))?).context(public(WALLET_KEY))?,
+            ),
+            ca_file: None,
+            timeout: Duration::from_secs(8),
+        })
+    }
+
+    fn commands(&self, running: &Running) -> String {
+        let dir = self.dir.display();
+        let program = std::env::args().next().unwrap_or_else(|| "alipayplus-cancel".to_owned());
+        let Addresses { grpc, bridge, admin } = Addresses::of(running);
+        let common = format!(
+            "--url http://{bridge}/aps/api --client-id {CLIENT_ID} \\\n    --key {dir}/{} --peer-key {dir}/{}",
+            private(ALIPAYPLUS_KEY),
+            public(WALLET_KEY),
+        );
+        let [acquirer, psp, payment] = PAYMENT;
+        format!(
+            r#"
+Serving until Ctrl-C: JSON on http://{bridge}/aps/api, gRPC on {grpc}, probes on http://{admin}/readyz
+Settings, keys and store are in {dir}; delete it to start afresh. In another terminal, try:
+
+  # cancel the sample payment again: the same result, for ever
+  {program} call cancel-payment {common} \
+    --psp-id {psp} --acquirer-id {acquirer} --payment-request-id {payment}
+
+  # cancel a payment nobody knows: SUCCESS, and a later pay is refused
+  {program} call cancel-payment {common} \
+    --psp-id {psp} --acquirer-id {acquirer} --payment-request-id never-seen-1
+
+  # the same as a curl command, signed now
+  {program} call cancel-payment {common} \
+    --psp-id {psp} --acquirer-id {acquirer} --payment-request-id never-seen-1 --curl
+
+  # revoke a token, read from standard input
+  printf some-token | {program} call cancel-token {common} \
+    --psp-id {psp} --acquirer-id {acquirer}
+
+  # gRPC with reflection, as the wallet's own services call it
+  grpcurl -plaintext -d '{{"psp_id":"{psp}","payment_request_id":"{payment}"}}' \
+    {grpc} alipayplus.cancel.v1.PaymentService/GetPayment
+"#
+        )
+    }
+}
+
+struct Addresses {
+    grpc: SocketAddr,
+    bridge: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Addresses {
+    fn of(running: &Running) -> Self {
+        Self { grpc: running.grpc, bridge: running.bridge, admin: running.admin }
+    }
+}
+
+fn private(name: &str) -> String {
+    format!("{name}.private.pem")
+}
+
+fn public(name: &str) -> String {
+    format!("{name}.public.pem")
+}
+
+/// Makes what is not there yet; what is there stays.
+fn furnish(dir: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(dir).context("cannot make the folder")?;
+    for name in [ALIPAYPLUS_KEY, WALLET_KEY] {
+        if dir.join(private(name)).exists() {
+            continue;
+        }
+        let key = PrivateKey::generate(2048)?;
+        secret(&dir.join(private(name)), key.pkcs8_pem()?.as_bytes())?;
+        fs::write(dir.join(public(name)), key.public().spki_pem())?;
+    }
+    if !dir.join(HASH_KEY_FILE).exists() {
+        let key: [u8; 32] = rand::random();
+        let hex = key.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        secret(&dir.join(HASH_KEY_FILE), hex.as_bytes())?;
+    }
+    let file = dir.join(SETTINGS_FILE);
+    if !file.exists() {
+        let store = fs::canonicalize(dir)?.join("state.db");
+        fs::write(file, settings(&store))?;
+    }
+    Ok(())
+}
+
+/// Writes a file that only its owner reads.
+fn secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
+}
+
+fn settings(store: &Path) -> String {
+    format!(
+        r#"# The sandbox's settings, made by `alipayplus-cancel sandbox`. Throwaway keys: never use them for anything else.
+
+[store]
+url = "sqlite://{store}"
+
+[[identity.keys]]
+version = "1"
+file = "{wallet}"
+state = "active"
+
+[tokens]
+hash_key_files = ["{HASH_KEY_FILE}"]
+
+[[clients]]
+id = "{CLIENT_ID}"
+psp_ids = ["*"]
+
+[[clients.keys]]
+version = "1"
+public_key_file = "{alipayplus}"
+
+[telemetry]
+log_format = "text"
+"#,
+        store = store.display(),
+        wallet = private(WALLET_KEY),
+        alipayplus = public(ALIPAYPLUS_KEY),
+    )
+}
+
+/// What the two samples cancel: a payment that was debited, a token that was granted. A second time it changes nothing.
+async fn record_samples(engine: &engine::Engine) -> anyhow::Result<()> {
+    let caller = || engine::Caller {
+        deadline: Instant::now() + Duration::from_secs(5),
+        client: None,
+        trace: None,
+    };
+    let [acquirer, psp, payment] = PAYMENT;
+    let key =
+        PaymentKey { psp: PspId::parse(psp)?, payment_request: PaymentRequestId::parse(payment)? };
+    let currency = Currency::parse("EUR").context("a currency")?;
+    let terms = Terms {
+        amount: Amount::new(1_999, currency).context("an amount")?,
+        initiated_at: Timestamp { unix_ms: jiff::Timestamp::now().as_millisecond() },
+    };
+    for fact in [Fact::Initiated(terms), Fact::Succeeded(terms)] {
+        let acquirer = Some(AcquirerId::parse(acquirer)?);
+        engine.record_payment(RecordPayment { key: key.clone(), acquirer, fact }, caller()).await?;
+    }
+    let [acquirer, psp, token] = TOKEN;
+    let authorization = AuthorizationId::parse(AUTHORIZATION)?;
+    let command = RecordToken {
+        authorization: AuthorizationKey { psp: PspId::parse(psp)?, authorization },
+        acquirer: AcquirerId::parse(acquirer)?,
+        token: Token::parse(token)?,
+        kind: TokenKind::Access,
+        expires_at: None,
+        replaces: None,
+        pass_through_info: None,
+    };
+    engine.record_token(command, caller()).await?;
+    Ok(())
+}

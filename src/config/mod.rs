@@ -1,0 +1,324 @@
+//! Every setting: its name, unit, default and meaning. The only reader of the environment.
+//!
+//! A value is taken from the command line, else from the environment, else from the TOML file, else it is the default
+//! that stands here:
+//!
+//! - `ALIPAYPLUS_CANCEL__LIMITS__MAX_IN_FLIGHT=100` sets `limits.max_in_flight`: two underscores stand between levels,
+//!   one belongs to a name. `…__CLIENTS__0__RATE__BURST=5` sets that of the first client, and the index after the last
+//!   one adds one. An acquirer's id in `…__POLICY__CANCEL_WINDOWS__<acquirerId>__GRACE` keeps its case. A list is
+//!   written `a,b` or `["a", "b"]`; a whole table or list of tables is written as TOML writes it on one line.
+//! - What names no setting is an error, in the file as in the environment.
+//! - Durations are texts with a unit (`"6500ms"`, `"5s"`, `"15m"`, `"1h"`); sizes are bytes, and their names say so.
+//! - The name of a file starts at the folder of the settings file; in a variable or a flag, at the current folder.
+//! - Secrets stand in files that settings ending in `_file` name (or `identity.keys.file`, `tokens.hash_key_files`),
+//!   never here; a URL's password would not be printed.
+//!
+//! Never panics on what it reads, and never names a secret in an error.
+
+use std::{
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use crate::domain::{
+    id::{AcquirerId, ClientId, PspId},
+    key::Partitions,
+    policy::Policy,
+    time::Timestamp,
+};
+
+mod error;
+mod load;
+mod overlay;
+mod print;
+mod read;
+mod rules;
+mod shape;
+mod tree;
+mod values;
+
+pub use error::{ConfigError, Problem};
+pub use load::Loaded;
+pub use overlay::{ENVIRONMENT_PREFIX, environment};
+pub use tree::Origin;
+pub use values::{Allowed, Core, KeyState, LogFormat, PathPrefix, StoreUrl};
+
+use read::{at_least_one, if_set, section, within};
+use rules::{
+    all_sampled, client_keys, distinct_clients, distinct_prefixes, filled, not_exported, one_active,
+};
+use values::{key_version, log_directive};
+
+/// Shortest wait that means something.
+const MS: Duration = Duration::from_millis(1);
+/// Longest wait that means something.
+const HOUR: Duration = Duration::from_hours(1);
+/// Most of anything that is counted.
+const MANY: usize = 10_000_000;
+/// Most bytes of anything: 1 TiB.
+const BYTES: usize = 1 << 40;
+
+section! {
+    /// All of them.
+    Settings {
+        /// The gRPC front, for the wallet's own services and for bridges elsewhere.
+        grpc: Grpc;
+        /// The signed JSON front, for Alipay+.
+        bridge: Bridge;
+        /// Probes and metrics.
+        admin: Admin;
+        /// The state.
+        store: Store;
+        /// Who we are.
+        identity: Identity;
+        /// How tokens are kept.
+        tokens: Tokens;
+        /// The feed of events.
+        feed: Feed;
+        /// Who may call the signed JSON front. Reloaded while running.
+        clients: Vec<Client> where distinct_clients();
+        /// The rules of decisions.
+        policy: Policy;
+        /// How much is taken on, and for how long. Reloaded while running.
+        limits: Limits;
+        /// What is told of what happens.
+        telemetry: Telemetry;
+        /// How it ends.
+        shutdown: Shutdown;
+    }
+}
+
+section! {
+    /// `[grpc]`
+    Grpc {
+        /// Where to listen. Port 0 takes a free one.
+        listen: SocketAddr = "127.0.0.1:50051";
+        /// Without it, plain text, and everybody who reaches the port is trusted.
+        tls: Option<GrpcTls>;
+        /// Whether the reflection service answers.
+        reflection: bool = "true";
+    }
+}
+
+section! {
+    /// `[grpc.tls]`: callers prove themselves by certificate.
+    GrpcTls {
+        /// Our certificate chain, PEM.
+        cert_file: PathBuf;
+        /// Its private key, PEM.
+        key_file: PathBuf;
+        /// The authorities whose certificates are taken, PEM.
+        client_ca_file: PathBuf;
+        /// Subject alternative names (DNS or URI) of which a caller must have one; empty takes every certificate of
+        /// these authorities.
+        allowed_sans: Vec<String> = "" where filled();
+    }
+}
+
+section! {
+    /// `[bridge]`
+    Bridge {
+        /// Where to listen. Port 0 takes a free one.
+        listen: SocketAddr = "127.0.0.1:8080";
+        /// What stands before the tails that Alipay+ publishes (`/v1/payments/cancelPayment`); each is served.
+        path_prefixes: Vec<PathPrefix> = "/aps/api" where distinct_prefixes();
+        /// Without it, plain text: for a proxy in front that ends TLS and rewrites nothing.
+        tls: Option<BridgeTls>;
+        /// Whether HTTP/2 is offered beside HTTP/1.1.
+        http2: bool = "false";
+        /// Where the core is: `in-process`, or (not built yet) an https URL.
+        core: Core = "in-process";
+    }
+}
+
+section! {
+    /// `[bridge.tls]`
+    BridgeTls {
+        /// Our certificate chain, PEM.
+        cert_file: PathBuf;
+        /// Its private key, PEM.
+        key_file: PathBuf;
+        /// The authorities one of which must have signed the caller's certificate, PEM. Unset: no certificate is asked.
+        client_ca_file: Option<PathBuf>;
+    }
+}
+
+section! {
+    /// `[admin]`
+    Admin {
+        /// Where to listen, always in plain text. Port 0 takes a free one.
+        listen: SocketAddr = "127.0.0.1:9090";
+    }
+}
+
+section! {
+    /// `[store]`
+    Store {
+        /// `sqlite:///` and an absolute file name.
+        url: StoreUrl = "sqlite:///var/lib/alipayplus-cancel/state.db";
+        /// 1 to 1024; fixed at the first migration.
+        partitions: Partitions = "64";
+    }
+}
+
+section! {
+    /// `[identity]`
+    Identity {
+        /// The keys that sign our answers. Reloaded while running.
+        keys: Vec<IdentityKey> where one_active();
+    }
+}
+
+section! {
+    /// `[[identity.keys]]`
+    IdentityKey {
+        /// What `keyVersion` says of it; 1 to 64 of `[A-Za-z0-9_.-]`, unique.
+        version: String where key_version();
+        /// The private key, PEM or base64; RSA of 2048 bits or more.
+        file: PathBuf;
+        /// Exactly one is active.
+        state: KeyState = "active";
+    }
+}
+
+section! {
+    /// `[tokens]`
+    Tokens {
+        /// The keys under which tokens are hashed, at least 32 bytes each. Add at the end; never take one out.
+        hash_key_files: Vec<PathBuf> where at_least_one(
+            "tokens are only stored as hashes under such a key; `openssl rand -hex 32` makes one"
+        );
+    }
+}
+
+section! {
+    /// `[feed]`
+    Feed {
+        /// Names of consumers without whose acknowledgement nothing is purged.
+        required_consumers: Vec<String> = "" where filled();
+    }
+}
+
+section! {
+    /// `[[clients]]`
+    Client {
+        /// Alipay+'s Client-Id: 1 to 64 of `[A-Za-z0-9_-]`, unique.
+        id: ClientId;
+        /// The wallets that it may act for; `["*"]` is any.
+        psp_ids: Allowed<PspId>;
+        /// The acquirers that it may act for; `["*"]` is any.
+        acquirer_ids: Allowed<AcquirerId> = "*";
+        /// How many requests it may make.
+        rate: Rate;
+        /// Its public keys; at least one, at most three that have not ended.
+        keys: Vec<ClientKey> where client_keys();
+    }
+}
+
+section! {
+    /// `[clients.rate]`
+    Rate {
+        /// Requests a second, on average.
+        per_second: NonZeroU32 = "500";
+        /// Requests at once.
+        burst: NonZeroU32 = "1000";
+    }
+}
+
+section! {
+    /// `[[clients.keys]]`
+    ClientKey {
+        /// The `keyVersion` that Alipay+ sends; 1 to 64 of `[A-Za-z0-9_.-]`, unique within the client.
+        version: String where key_version();
+        /// The public key, PEM or base64; RSA of 2048 bits or more.
+        public_key_file: PathBuf;
+        /// From then on it is retired. Unset: it does not end.
+        not_after: Option<Timestamp>;
+    }
+}
+
+section! {
+    /// `[limits]`
+    Limits {
+        /// Requests at once.
+        max_in_flight: usize = "4096" where within(1, MANY);
+        /// Requests at once from one address.
+        max_in_flight_per_source: usize = "1024" where within(1, MANY);
+        /// Longest body, in bytes. A legal request can have 240 KB, its `passThroughInfo` being escaped.
+        body_bytes: usize = "524288" where within(1024, BYTES);
+        /// Bytes of all bodies at once.
+        body_bytes_in_flight: usize = "67108864" where within(1024, BYTES);
+        /// Bytes of all bodies at once from one address.
+        body_bytes_in_flight_per_source: usize = "16777216" where within(1024, BYTES);
+        /// Connections at once.
+        connections: usize = "10000" where within(1, MANY);
+        /// Connections at once from one address.
+        connections_per_source: usize = "1024" where within(1, MANY);
+        /// From the end of a request's head to its answer. Alipay+ waits 8 s.
+        cancel_payment_deadline: Duration = "6500ms" where within(MS, HOUR);
+        /// From the end of a request's head to its answer. Alipay+ waits 5 s.
+        cancel_token_deadline: Duration = "3500ms" where within(MS, HOUR);
+        /// The longest that any other gRPC method takes; a caller may ask for less.
+        default_deadline: Duration = "5s" where within(MS, HOUR);
+        /// From accepting a connection to its first byte.
+        first_byte_timeout: Duration = "5s" where within(MS, HOUR);
+        /// For a request's head.
+        head_timeout: Duration = "10s" where within(MS, HOUR);
+        /// For a request's body, all of it.
+        body_timeout: Duration = "5s" where within(MS, HOUR);
+        /// For sending an answer.
+        write_timeout: Duration = "10s" where within(MS, HOUR);
+        /// For the next request on a connection.
+        idle_timeout: Duration = "75s" where within(MS, HOUR);
+        /// Longest head, in bytes.
+        head_bytes: usize = "65536" where within(8192, 1 << 24);
+        /// Commands that wait for a commit; one more is turned away.
+        queue: usize = "8192" where within(1, MANY);
+        /// Most commands in one commit.
+        batch: usize = "512" where within(1, 65_536);
+        /// How far `Request-Time` may be from now, either way. Unset: as far as it likes.
+        request_time_skew: Option<Duration> where if_set(within(MS, HOUR.saturating_mul(24)));
+    }
+}
+
+section! {
+    /// `[telemetry]`
+    Telemetry {
+        /// How log lines look.
+        log_format: LogFormat = "json";
+        /// A level, or directives such as `info,alipayplus_cancel::store=debug`.
+        log_level: String = "info" where log_directive();
+        /// Where traces, metrics and logs go. Not built yet, so always unset.
+        otlp_endpoint: Option<String> where not_exported();
+        /// How many of the traces are kept, 0 to 1. Not built yet, so always 1.
+        sample_ratio: f64 = "1.0" where all_sampled();
+    }
+}
+
+section! {
+    /// `[shutdown]`
+    Shutdown {
+        /// From failing readiness to accepting no more: as long as the balancer takes to notice.
+        drain_delay: Duration = "0s" where within(Duration::ZERO, HOUR);
+        /// From then on, for what was accepted; what is left then is dropped.
+        grace: Duration = "25s" where within(Duration::ZERO, HOUR);
+    }
+}
+
+impl ClientKey {
+    /// Whether it is retired by then.
+    pub fn has_ended(&self, now: Timestamp) -> bool {
+        self.not_after.is_some_and(|end| end <= now)
+    }
+}
+
+fn now() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let unix_ms = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
+    Timestamp { unix_ms }
+}
+
+#[cfg(test)]
+mod tests;

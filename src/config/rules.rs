@@ -1,0 +1,112 @@
+//! What a list or a value must be beyond its type.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use super::{Client, ClientKey, IdentityKey, KeyState, PathPrefix, now, read::Check};
+
+/// How many keys of a client may be valid at once: the old, the new, and one to spare.
+const CLIENT_KEYS_MAX: usize = 3;
+
+pub(super) fn filled() -> Check<Vec<String>> {
+    Check::refuse(|list: &Vec<String>| {
+        let legal = |text: &String| !text.trim().is_empty() && !text.chars().any(char::is_control);
+        (!list.iter().all(legal))
+            .then(|| "expected texts that are not empty, without control characters".to_owned())
+    })
+}
+
+/// The first that was there before.
+fn repeated<T: Ord>(items: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut seen = BTreeSet::new();
+    items.into_iter().find_map(|item| seen.replace(item))
+}
+
+pub(super) fn distinct_prefixes() -> Check<Vec<PathPrefix>> {
+    Check::refuse(|prefixes: &Vec<PathPrefix>| {
+        if prefixes.is_empty() {
+            return Some("expected at least one; `[\"\"]` serves the bare tails".to_owned());
+        }
+        let twice = repeated(prefixes.iter().map(PathPrefix::as_str))?;
+        Some(format!("`{twice}` stands there twice; take one out"))
+    })
+}
+
+pub(super) fn one_active() -> Check<Vec<IdentityKey>> {
+    Check::refuse(|keys: &Vec<IdentityKey>| {
+        if let Some(twice) = repeated(keys.iter().map(|key| key.version.as_str())) {
+            return Some(format!("version `{twice}` stands there twice; each key needs its own"));
+        }
+        let active = keys.iter().filter(|key| key.state == KeyState::Active);
+        let versions: Vec<_> = active.map(|key| format!("`{}`", key.version)).collect();
+        match (keys.len(), versions.len()) {
+            (_, 1) => None,
+            (0, _) => Some(
+                "expected at least one `[[identity.keys]]`: without it no answer can be signed; \
+                 `alipayplus-cancel keys generate` makes one"
+                    .to_owned(),
+            ),
+            (_, 0) => {
+                Some("none is active: set `state = \"active\"` for the one that signs".to_owned())
+            }
+            _ => Some(format!(
+                "{} are active, but only one signs: set `state` of the others to \"staged\" or \"retired\"",
+                versions.join(", ")
+            )),
+        }
+    })
+}
+
+pub(super) fn distinct_clients() -> Check<Vec<Client>> {
+    Check::refuse(|clients: &Vec<Client>| {
+        if let Some(twice) = repeated(clients.iter().map(|client| &client.id)) {
+            return Some(format!("client `{twice}` stands there twice; take one out"));
+        }
+        let files = |client: &Client| -> BTreeSet<PathBuf> {
+            client.keys.iter().map(|key| key.public_key_file.clone()).collect()
+        };
+        let twice = repeated(clients.iter().flat_map(files))?;
+        Some(format!(
+            "two clients have the key {}: either could then speak for the other; each needs its own",
+            twice.display()
+        ))
+    })
+}
+
+pub(super) fn client_keys() -> Check<Vec<ClientKey>> {
+    Check::refuse(|keys: &Vec<ClientKey>| {
+        if keys.is_empty() {
+            return Some(
+                "expected at least one `[[clients.keys]]`: without it no request can be verified"
+                    .to_owned(),
+            );
+        }
+        if let Some(twice) = repeated(keys.iter().map(|key| key.version.as_str())) {
+            return Some(format!("version `{twice}` stands there twice; each key needs its own"));
+        }
+        let now = now();
+        let valid = keys.iter().filter(|key| !key.has_ended(now)).count();
+        (valid > CLIENT_KEYS_MAX).then(|| {
+            format!(
+                "{valid} keys have not ended, but at most {CLIENT_KEYS_MAX} may: \
+                 take some out, or give them a `not_after` that has passed"
+            )
+        })
+    })
+}
+
+pub(super) fn not_exported() -> Check<Option<String>> {
+    Check::refuse(|endpoint: &Option<String>| {
+        endpoint.as_ref().map(|_| "export over OTLP is not built yet: take it out".to_owned())
+    })
+}
+
+pub(super) fn all_sampled() -> Check<f64> {
+    Check::refuse(|ratio: &f64| {
+        if !(0.0..=1.0).contains(ratio) {
+            return Some("expected a number from 0 to 1".to_owned());
+        }
+        (*ratio < 1.0).then(|| {
+            "traces are not exported yet, so there is nothing to sample: take it out".to_owned()
+        })
+    })
+}
