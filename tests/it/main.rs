@@ -1,1 +1,3 @@
 //! What a caller sees: one binary of tests, through public doors.
+
+mod decisions;
