@@ -234,6 +234,20 @@ fn told(
     }
 }
 
+/// Of a failed payment nothing new is told, unless it is the first acquirer: whoever is named first binds, or a cancel
+/// by another would take the payment from it.
+fn nothing_new(
+    known: &Payment,
+    command: &RecordPayment,
+    asked: &Asked,
+    outcome: Outcome,
+) -> Decided {
+    if known.acquirer.is_some() || command.acquirer.is_none() {
+        return Decision::answer(outcome);
+    }
+    Decision::keep(told(Some(known), known.state.clone(), command, asked), outcome)
+}
+
 fn initiated(
     payment: Option<&Payment>,
     terms: Terms,
@@ -254,7 +268,7 @@ fn initiated(
         }
         State::Cancelled(_) => Decision::answer(Outcome::RefusedCancelled),
         State::Succeeded(_) => Decision::answer(Outcome::AlreadySucceeded),
-        State::Failed(_) => Decision::answer(Outcome::RefusedFailed),
+        State::Failed(_) => nothing_new(known, command, asked, Outcome::RefusedFailed),
     }
 }
 
@@ -274,12 +288,14 @@ fn succeeded(
 }
 
 fn failed(payment: Option<&Payment>, command: &RecordPayment, asked: &Asked) -> Decided {
-    let state = match payment.map(|payment| &payment.state) {
-        None => State::Failed(None),
-        Some(State::Initiated(terms)) => State::Failed(Some(*terms)),
-        Some(State::Failed(_)) => return Decision::answer(Outcome::Accepted),
-        Some(State::Succeeded(_)) => return conflict(Conflict::AlreadyDebited),
-        Some(State::Cancelled(cancelled)) => match cancelled.money {
+    let Some(known) = payment else {
+        return Decision::keep(told(None, State::Failed(None), command, asked), Outcome::Accepted);
+    };
+    let state = match &known.state {
+        State::Initiated(terms) => State::Failed(Some(*terms)),
+        State::Failed(_) => return nothing_new(known, command, asked, Outcome::Accepted),
+        State::Succeeded(_) => return conflict(Conflict::AlreadyDebited),
+        State::Cancelled(cancelled) => match cancelled.money {
             Money::Untouched(Untouched::Failed) => return Decision::answer(Outcome::Accepted),
             Money::Untouched(Untouched::Unknown | Untouched::Initiated) => {
                 State::Cancelled(Cancelled {

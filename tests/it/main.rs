@@ -1,1 +1,5 @@
 //! What a caller sees: one binary of tests, through public doors.
+
+mod decisions;
+mod oracle;
+mod properties;
