@@ -364,8 +364,8 @@ type Tls = Option<Arc<rustls::ServerConfig>>;
 
 fn grpc_tls(settings: &Settings) -> Result<Tls, StartError> {
     let Some(files) = &settings.grpc.tls else { return Ok(None) };
-    let config =
-        tls::server(&files.cert_file, &files.key_file, Some(&files.client_ca_file), &["h2"]);
+    let clients = tls::Clients { ca: &files.client_ca_file, allowed_sans: &files.allowed_sans };
+    let config = tls::server(&files.cert_file, &files.key_file, Some(clients), &["h2"]);
     config.map(Some).map_err(|source| StartError::Tls { setting: "grpc.tls", source })
 }
 
@@ -373,8 +373,8 @@ fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
     let Some(files) = &settings.bridge.tls else { return Ok(None) };
     let protocols: &[&str] =
         if settings.bridge.http2 { &["h2", "http/1.1"] } else { &["http/1.1"] };
-    let config =
-        tls::server(&files.cert_file, &files.key_file, files.client_ca_file.as_deref(), protocols);
+    let clients = files.client_ca_file.as_deref().map(|ca| tls::Clients { ca, allowed_sans: &[] });
+    let config = tls::server(&files.cert_file, &files.key_file, clients, protocols);
     config.map(Some).map_err(|source| StartError::Tls { setting: "bridge.tls", source })
 }
 

@@ -7,11 +7,16 @@ use std::{
 };
 
 use rustls::{
-    RootCertStore, ServerConfig,
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+    client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::WebPkiClientVerifier,
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _};
 
 /// Why a TLS set-up cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +58,20 @@ pub enum Error {
     },
 }
 
-/// A server's set-up: its chain and key, the protocols it offers, the authorities whose clients it takes.
+/// Whose clients a server takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Clients<'a> {
+    /// The authorities one of which must have signed a client's certificate, PEM.
+    pub ca: &'a Path,
+    /// Subject alternative names (DNS or URI) of which a client must have one; empty takes all of these authorities.
+    pub allowed_sans: &'a [String],
+}
+
+/// A server's set-up: its chain and key, the clients it takes (`None` asks for no certificate), the protocols it offers.
 pub fn server(
     cert: &Path,
     key: &Path,
-    client_ca: Option<&Path>,
+    clients: Option<Clients<'_>>,
     protocols: &[&str],
 ) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -65,9 +79,9 @@ pub fn server(
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(failed)?;
-    let builder = match client_ca {
+    let builder = match clients {
         None => builder.with_no_client_auth(),
-        Some(ca) => builder.with_client_cert_verifier(verifier(ca, provider)?),
+        Some(clients) => builder.with_client_cert_verifier(verifier(clients, provider)?),
     };
     let mut config =
         builder.with_single_cert(certificates(cert)?, private_key(key)?).map_err(failed)?;
@@ -76,18 +90,75 @@ pub fn server(
 }
 
 fn verifier(
-    ca: &Path,
+    clients: Clients<'_>,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, Error> {
-    let failed = |source| Error::ClientCa { ca: ca.to_owned(), source };
+) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let failed = |source| Error::ClientCa { ca: clients.ca.to_owned(), source };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
+    for certificate in certificates(clients.ca)? {
         roots.add(certificate).map_err(|source| failed(source.into()))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    match builder.build() {
-        Ok(verifier) => Ok(verifier),
-        Err(source) => Err(failed(source.into())),
+    let issued = builder.build().map_err(|source| failed(source.into()))?;
+    if clients.allowed_sans.is_empty() {
+        return Ok(issued);
+    }
+    Ok(Arc::new(Named { issued, allowed_sans: clients.allowed_sans.to_vec() }))
+}
+
+/// Takes a certificate that the authorities issued and that has one of these names.
+#[derive(Debug)]
+struct Named {
+    issued: Arc<dyn ClientCertVerifier>,
+    allowed_sans: Vec<String>,
+}
+
+impl Named {
+    fn is_allowed(&self, certificate: &CertificateDer<'_>) -> bool {
+        let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return false };
+        let mut names = certificate.valid_dns_names().chain(certificate.valid_uri_names());
+        names.any(|name| self.allowed_sans.iter().any(|allowed| allowed == name))
+    }
+}
+
+impl ClientCertVerifier for Named {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.issued.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.issued.verify_client_cert(end_entity, intermediates, now)?;
+        if self.is_allowed(end_entity) {
+            return Ok(verified);
+        }
+        Err(CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.issued.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.issued.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.issued.supported_verify_schemes()
     }
 }
 

@@ -10,7 +10,8 @@ pub enum AcquirerCheck {
     /// Refused with `ACCESS_DENIED`.
     Enforce,
     /// Counted and let through, for onboarding. Applies to cancelPayment only: a token is a bearer secret, and nobody
-    /// but its acquirer has a use for it.
+    /// but its acquirer has a use for it. Changing this setting changes what such a caller hears on a repeat, and
+    /// nobody else's answer.
     Observe,
 }
 

@@ -194,9 +194,12 @@ fn succeeded_after_cancel(
     command: &RecordPayment,
     asked: &Asked,
 ) -> Decided {
-    let Money::Untouched(_) = cancelled.money else {
-        return Decision::answer(Outcome::ReturnFunds);
-    };
+    if let Money::Due { amount, .. } | Money::Returned { amount, .. } = &cancelled.money {
+        let repeat = Decision::answer(Outcome::ReturnFunds);
+        // another amount may be a second debit, of which nothing goes back: people must look
+        let same = *amount == terms.amount;
+        return if same { repeat } else { repeat.alarm(Alarm::LateSuccessMismatch) };
+    }
     let mismatch = contradiction(payment, command).is_some();
     let acquirer = payment.acquirer.clone().or_else(|| command.acquirer.clone());
     let event = Event::new(
@@ -289,6 +292,7 @@ fn succeeded(
 
 fn failed(payment: Option<&Payment>, command: &RecordPayment, asked: &Asked) -> Decided {
     let Some(known) = payment else {
+        // an amount without a time of initiation says nothing that a later report could contradict
         return Decision::keep(told(None, State::Failed(None), command, asked), Outcome::Accepted);
     };
     let state = match &known.state {

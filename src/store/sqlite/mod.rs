@@ -118,6 +118,7 @@ impl Sqlite {
         hash_keys: &HashKeyFingerprints,
     ) -> Result<(Self, usize), OpenError> {
         let lock = lock(path)?;
+        make(path)?;
         let mut connection = connect(path).map_err(|source| opening(path, source))?;
         migrate::run(&mut connection, path, partitions)?;
         let primary = migrate::admit_hash_keys(&mut connection, path, hash_keys)?;
@@ -227,6 +228,17 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
         Err(TryLockError::Error(source)) => Err(open(source)),
     }
+}
+
+/// Makes the file, if it is not there, readable by its owner only: SQLite's own files beside it get the same mode.
+fn make(path: &Path) -> Result<(), OpenError> {
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let failed =
+        |source: std::io::Error| OpenError::Open { path: path.to_owned(), source: source.into() };
+    options.open(path).map(drop).map_err(failed)
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
