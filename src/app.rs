@@ -20,7 +20,7 @@ use crate::{
     admin::Admin,
     bridge::{self, Bridge, Client, ClientKey, Clients, Identity, IdentityError, keys},
     config::{Allowed, KeyState, PathPrefix, Settings, StoreUrl},
-    engine::{self, Engine, HashKeyError, HashRing, SystemClock},
+    engine::{self, Counters, Engine, HashKeyError, HashRing, SystemClock},
     grpc::{
         client,
         server::{Deadlines, Health, Origin, Server},
@@ -170,8 +170,9 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
     let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
     let probes = Admin::new({
-        let engine = engine.clone();
-        move || scrape(&engine)
+        // not the engine: whoever still scrapes must not keep it from ending
+        let counters = engine.counters();
+        move || scrape(&counters)
     });
 
     let fronts = Fronts {
@@ -379,10 +380,9 @@ fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
 }
 
 /// The engine's counters as Prometheus reads them.
-fn scrape(engine: &Engine) -> String {
+fn scrape(counters: &Counters) -> String {
     use std::fmt::Write as _;
 
-    let counters = engine.counters();
     let mut text = String::new();
     let mut counter = |name: &str, help: &str, value: u64| {
         // writing to a text cannot fail

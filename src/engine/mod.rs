@@ -173,19 +173,9 @@ impl Engine {
         )
     }
 
-    /// What was counted.
-    pub fn counters(&self) -> &Counters {
-        &self.inner.counters
-    }
-
-    /// Commands that wait for a commit now.
-    pub fn queued(&self, limits: Limits) -> usize {
-        let free = self
-            .inner
-            .cancels
-            .available_permits()
-            .saturating_add(self.inner.records.available_permits());
-        limits.queue.saturating_mul(2).saturating_sub(free)
+    /// What is counted; outlives the engine.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.inner.counters)
     }
 
     /// See [`cancel_payment`].

@@ -708,7 +708,10 @@ fn a_success_after_the_cancel_returns_the_funds_once() {
     for before in [cancelled_due(), cancelled_returned()] {
         for (by, minor_units) in [(Some("A"), 100), (Some("B"), 100), (Some("A"), 250)] {
             let fact = has_succeeded(minor_units);
-            check_record_by(by, "repeat", Some(before.clone()), fact, answers(ReturnFunds));
+            // another amount may be a second debit
+            let mut expected = answers(ReturnFunds);
+            expected.alarm = (minor_units != 100).then_some(Alarm::LateSuccessMismatch);
+            check_record_by(by, "repeat", Some(before.clone()), fact, expected);
         }
     }
 }
