@@ -36,7 +36,14 @@ fn decide(criterion: &mut Criterion) {
         recorded_at: Some(now),
         state: State::Succeeded(Succeeded { terms, refunds: Vec::new(), refused: None }),
     };
-    let asked = Asked { now, clock_agrees: true, onboarding: false, by: None, trace: None };
+    let asked = Asked {
+        now,
+        clock_agrees: true,
+        tombstone_allowed: true,
+        onboarding: false,
+        by: None,
+        trace: None,
+    };
     let policy = Policy::default();
     let command = CancelPayment { key: key.clone(), acquirer };
     criterion.bench_function("decide/cancel a succeeded payment", |bench| {

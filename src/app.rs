@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use governor::Quota;
+use governor::{Quota, RateLimiter};
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 use crate::{
     admin::Admin,
     bridge::{self, Bridge, Client, ClientKey, Clients, Identity, IdentityError, keys},
-    config::{Allowed, KeyState, PathPrefix, Settings, StoreUrl},
-    engine::{self, Counters, Engine, HashKeyError, HashRing, SystemClock},
+    config::{self, Allowed, KeyState, PathPrefix, Settings, StoreUrl},
+    engine::{self, Counters, Engine, HashKeyError, HashRing, SystemClock, Tombstones},
     grpc::{
         client,
         server::{Deadlines, Health, Origin, Server},
@@ -158,6 +158,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         Arc::new(SystemClock),
         engine::Limits { queue: limits.queue, batch: limits.batch },
     );
+    let engine = engine.with_tombstones(tombstones(settings));
     let deadlines = Deadlines {
         cancel_payment: limits.cancel_payment_deadline,
         cancel_token: limits.cancel_token_deadline,
@@ -337,6 +338,16 @@ fn clients(settings: &Settings) -> Result<Clients, StartError> {
         ));
     }
     Clients::new(clients).map_err(StartError::Identity)
+}
+
+/// Who has a quota of tombstones.
+fn tombstones(settings: &Settings) -> Tombstones {
+    let limited = |client: &config::Client| {
+        let limit = client.tombstones.as_ref()?;
+        let limiter = RateLimiter::direct(quota(limit.per_second, limit.burst));
+        Some((client.id.clone(), Arc::new(limiter)))
+    };
+    settings.clients.iter().filter_map(limited).collect()
 }
 
 fn quota(per_second: NonZeroU32, burst: NonZeroU32) -> Quota {

@@ -9,6 +9,7 @@ mod command;
 mod hash_ring;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use governor::DefaultDirectRateLimiter;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
@@ -24,7 +26,7 @@ use tokio::{
 
 use self::{
     batch::{Entry, Waiting},
-    command::Command,
+    command::{Command, QuotedCancelPayment},
 };
 pub use self::{
     command::{CancelToken, RecordToken},
@@ -127,10 +129,17 @@ impl Counters {
     }
 }
 
+/// How much of something there may be at a time.
+pub type Quota = DefaultDirectRateLimiter;
+
+/// How many tombstones each client may leave; who is not in it may leave any number.
+pub type Tombstones = HashMap<ClientId, Arc<Quota>>;
+
 /// The engine's handle; clones share one worker.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    tombstones: Arc<Tombstones>,
 }
 
 struct Inner {
@@ -168,9 +177,16 @@ impl Engine {
         (
             Self {
                 inner: Arc::new(Inner { store, hashes, clock, queue, cancels, records, counters }),
+                tombstones: Arc::default(),
             },
             worker,
         )
+    }
+
+    /// The same engine, with quotas of tombstones.
+    #[must_use]
+    pub fn with_tombstones(self, tombstones: Tombstones) -> Self {
+        Self { tombstones: Arc::new(tombstones), ..self }
     }
 
     /// What is counted; outlives the engine.
@@ -184,7 +200,8 @@ impl Engine {
         command: CancelPayment,
         caller: Caller,
     ) -> Result<cancel_payment::Outcome, Error> {
-        self.decide(&self.inner.cancels, command, caller).await
+        let quota = caller.client.as_ref().and_then(|client| self.tombstones.get(client)).cloned();
+        self.decide(&self.inner.cancels, QuotedCancelPayment { command, quota }, caller).await
     }
 
     /// See [`cancel_token`].

@@ -132,6 +132,7 @@ fn asked_at(now: &str) -> Asked {
     Asked {
         now: at(now),
         clock_agrees: true,
+        tombstone_allowed: true,
         onboarding: false,
         by: ClientId::parse("client-1"),
         trace: Some(TraceId([7; 16])),
@@ -590,6 +591,22 @@ fn a_recorded_result_holds_after_any_change_of_settings_clock_and_window() {
                 check(refused(code, vec![]), repeated(code));
             }
         }
+    }
+}
+
+#[test]
+fn a_client_over_its_quota_leaves_no_tombstone_and_cancels_what_is_known_all_the_same() {
+    let over = Asked { tombstone_allowed: false, ..in_window() };
+    let command = cancel_payment_by("A");
+    let decide = |payment: Option<&Payment>| {
+        cancel_payment::decide(payment, &command, &over, &Policy::default())
+    };
+    let refused = decide(None);
+    assert_eq!(refused.outcome, cancel_payment::Outcome::TooManyTombstones);
+    assert_eq!(refused.outcome.code(), ResultCode::RequestTrafficExceedLimit);
+    assert!(refused.next.is_none() && refused.events.is_empty());
+    for known in [tombstone(), initiated(), failed(), succeeded(vec![])] {
+        assert_eq!(decide(Some(&known)).outcome.code(), ResultCode::Success);
     }
 }
 
