@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use governor::Quota;
+use governor::{Quota, RateLimiter};
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 use crate::{
     admin::Admin,
     bridge::{self, Bridge, Client, ClientKey, Clients, Identity, IdentityError, keys},
-    config::{Allowed, KeyState, PathPrefix, Settings, StoreUrl},
-    engine::{self, Engine, HashKeyError, HashRing, SystemClock},
+    config::{self, Allowed, KeyState, PathPrefix, Settings, StoreUrl},
+    engine::{self, Counters, Engine, HashKeyError, HashRing, SystemClock, Tombstones},
     grpc::{
         client,
         server::{Deadlines, Health, Origin, Server},
@@ -158,6 +158,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         Arc::new(SystemClock),
         engine::Limits { queue: limits.queue, batch: limits.batch },
     );
+    let engine = engine.with_tombstones(tombstones(settings));
     let deadlines = Deadlines {
         cancel_payment: limits.cancel_payment_deadline,
         cancel_token: limits.cancel_token_deadline,
@@ -170,8 +171,9 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
     let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
     let probes = Admin::new({
-        let engine = engine.clone();
-        move || scrape(&engine)
+        // not the engine: whoever still scrapes must not keep it from ending
+        let counters = engine.counters();
+        move || scrape(&counters)
     });
 
     let fronts = Fronts {
@@ -338,6 +340,16 @@ fn clients(settings: &Settings) -> Result<Clients, StartError> {
     Clients::new(clients).map_err(StartError::Identity)
 }
 
+/// Who has a quota of tombstones.
+fn tombstones(settings: &Settings) -> Tombstones {
+    let limited = |client: &config::Client| {
+        let limit = client.tombstones.as_ref()?;
+        let limiter = RateLimiter::direct(quota(limit.per_second, limit.burst));
+        Some((client.id.clone(), Arc::new(limiter)))
+    };
+    settings.clients.iter().filter_map(limited).collect()
+}
+
 fn quota(per_second: NonZeroU32, burst: NonZeroU32) -> Quota {
     Quota::per_second(per_second).allow_burst(burst)
 }
@@ -379,10 +391,9 @@ fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
 }
 
 /// The engine's counters as Prometheus reads them.
-fn scrape(engine: &Engine) -> String {
+fn scrape(counters: &Counters) -> String {
     use std::fmt::Write as _;
 
-    let counters = engine.counters();
     let mut text = String::new();
     let mut counter = |name: &str, help: &str, value: u64| {
         // writing to a text cannot fail

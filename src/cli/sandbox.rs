@@ -267,6 +267,7 @@ hash_key_files = ["{HASH_KEY_FILE}"]
 [[clients]]
 id = "{CLIENT_ID}"
 psp_ids = ["*"]
+rate = {{ per_second = 100000, burst = 100000 }}
 
 [[clients.keys]]
 version = "1"

@@ -212,6 +212,9 @@ section! {
         acquirer_ids: Allowed<AcquirerId> = "*";
         /// How many requests it may make.
         rate: Rate;
+        /// How many payments it may cancel that nobody told us of: each leaves a tombstone for ever. Unset: as many as
+        /// its rate allows.
+        tombstones: Option<Quota>;
         /// Its public keys; at least one, at most three that have not ended.
         keys: Vec<ClientKey> where client_keys();
     }
@@ -224,6 +227,16 @@ section! {
         per_second: NonZeroU32 = "500";
         /// Requests at once.
         burst: NonZeroU32 = "1000";
+    }
+}
+
+section! {
+    /// `[clients.tombstones]`
+    Quota {
+        /// How many a second, on average.
+        per_second: NonZeroU32;
+        /// How many at once.
+        burst: NonZeroU32;
     }
 }
 

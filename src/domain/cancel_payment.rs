@@ -33,6 +33,8 @@ pub enum Outcome {
     },
     /// Nothing is known of the payment, and the wallet's history is not imported yet. Not recorded.
     Onboarding,
+    /// Nothing is known of the payment, and the client left as many tombstones as it may for now. Not recorded.
+    TooManyTombstones,
     /// It would be too late, but the clocks disagree. Not recorded.
     ClockUncertain,
     /// A refund is under way; the retry finds it decided. Not recorded.
@@ -45,6 +47,7 @@ impl Outcome {
         match self {
             Self::NotYours => ResultCode::AccessDenied,
             Self::Decided { verdict, .. } => verdict.code,
+            Self::TooManyTombstones => ResultCode::RequestTrafficExceedLimit,
             Self::Onboarding | Self::ClockUncertain | Self::RefundUndecided => {
                 ResultCode::UnknownException
             }
@@ -62,6 +65,9 @@ pub fn decide(
     let Some(payment) = payment else {
         if asked.onboarding {
             return Decision::answer(Outcome::Onboarding);
+        }
+        if !asked.tombstone_allowed {
+            return Decision::answer(Outcome::TooManyTombstones);
         }
         return cancel(None, Money::Untouched(Untouched::Unknown), command, asked);
     };

@@ -40,6 +40,8 @@ pub struct Asked {
     pub clock_agrees: bool,
     /// True until `import complete`: what is unknown here may be known to the wallet.
     pub onboarding: bool,
+    /// False if the client has left as many tombstones as it may for now.
+    pub tombstone_allowed: bool,
     /// Alipay+'s Client-Id; absent for a caller inside the wallet.
     pub by: Option<ClientId>,
     /// W3C trace id of the request.

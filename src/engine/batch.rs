@@ -135,8 +135,9 @@ impl Batch for Decisions {
     fn decide(&mut self, known: Known) -> Changes {
         let now = self.clock.now();
         let clock_agrees = known.clock.is_none_or(|theirs| agree(now, theirs));
+        let onboarding = known.onboarding;
         let asked =
-            Asked { now, clock_agrees, onboarding: known.onboarding, by: None, trace: None };
+            Asked { now, clock_agrees, onboarding, tombstone_allowed: true, by: None, trace: None };
         let mut working = Working::new(known);
         for entry in self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
             entry.decide(&mut working, asked.clone(), &self.policy);

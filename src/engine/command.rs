@@ -1,6 +1,8 @@
 //! How each command gets its state and keeps its decision: load, `decide`, keep, announce.
 
-use super::{batch::Working, hash_ring::HashRing};
+use std::sync::Arc;
+
+use super::{Quota, batch::Working, hash_ring::HashRing};
 use crate::{
     domain::{
         Alarm, Asked,
@@ -38,12 +40,29 @@ pub(super) trait Command: Send + 'static {
     fn log(&self, _: &Self::Answer, _: Option<&ClientId>, _: Option<TraceId>) {}
 }
 
-impl Command for CancelPayment {
+/// A CancelPayment with its client's quota of tombstones.
+pub(super) struct QuotedCancelPayment {
+    pub(super) command: CancelPayment,
+    /// Absent for whoever has none.
+    pub(super) quota: Option<Arc<Quota>>,
+}
+
+impl QuotedCancelPayment {
+    /// Takes one of the quota, where this would leave a tombstone.
+    fn tombstone_allowed(&self, payment: Option<&Payment>, asked: &Asked) -> bool {
+        if payment.is_some() || asked.onboarding {
+            return true;
+        }
+        self.quota.as_ref().is_none_or(|quota| quota.check().is_ok())
+    }
+}
+
+impl Command for QuotedCancelPayment {
     type Answer = cancel_payment::Outcome;
     const NAME: &str = "cancel_payment";
 
     fn wanted(&self, wanted: &mut Wanted) {
-        wanted.payments.push(self.key.clone());
+        wanted.payments.push(self.command.key.clone());
     }
 
     fn decide(
@@ -52,9 +71,12 @@ impl Command for CancelPayment {
         asked: &Asked,
         policy: &Policy,
     ) -> (Self::Answer, Option<Alarm>) {
-        let decision = cancel_payment::decide(working.payment(&self.key), self, asked, policy);
+        let payment = working.payment(&self.command.key);
+        let tombstone_allowed = self.tombstone_allowed(payment, asked);
+        let asked = Asked { tombstone_allowed, ..asked.clone() };
+        let decision = cancel_payment::decide(payment, &self.command, &asked, policy);
         if let Some(next) = decision.next {
-            working.keep_payment(&self.key, next);
+            working.keep_payment(&self.command.key, next);
         }
         working.announce(decision.events);
         (decision.outcome, decision.alarm)
@@ -62,9 +84,9 @@ impl Command for CancelPayment {
 
     fn log(&self, outcome: &Self::Answer, client: Option<&ClientId>, trace: Option<TraceId>) {
         tracing::info!(
-            psp_id = %self.key.psp,
-            payment_request_id = %self.key.payment_request,
-            acquirer_id = %self.acquirer,
+            psp_id = %self.command.key.psp,
+            payment_request_id = %self.command.key.payment_request,
+            acquirer_id = %self.command.acquirer,
             result_code = outcome.code().wire(),
             repeated = matches!(outcome, cancel_payment::Outcome::Decided { repeated: true, .. }),
             client_id = client.map(tracing::field::display),

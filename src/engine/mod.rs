@@ -9,6 +9,7 @@ mod command;
 mod hash_ring;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use governor::DefaultDirectRateLimiter;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
@@ -24,7 +26,7 @@ use tokio::{
 
 use self::{
     batch::{Entry, Waiting},
-    command::Command,
+    command::{Command, QuotedCancelPayment},
 };
 pub use self::{
     command::{CancelToken, RecordToken},
@@ -127,10 +129,17 @@ impl Counters {
     }
 }
 
+/// How much of something there may be at a time.
+pub type Quota = DefaultDirectRateLimiter;
+
+/// How many tombstones each client may leave; who is not in it may leave any number.
+pub type Tombstones = HashMap<ClientId, Arc<Quota>>;
+
 /// The engine's handle; clones share one worker.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    tombstones: Arc<Tombstones>,
 }
 
 struct Inner {
@@ -168,24 +177,21 @@ impl Engine {
         (
             Self {
                 inner: Arc::new(Inner { store, hashes, clock, queue, cancels, records, counters }),
+                tombstones: Arc::default(),
             },
             worker,
         )
     }
 
-    /// What was counted.
-    pub fn counters(&self) -> &Counters {
-        &self.inner.counters
+    /// The same engine, with quotas of tombstones.
+    #[must_use]
+    pub fn with_tombstones(self, tombstones: Tombstones) -> Self {
+        Self { tombstones: Arc::new(tombstones), ..self }
     }
 
-    /// Commands that wait for a commit now.
-    pub fn queued(&self, limits: Limits) -> usize {
-        let free = self
-            .inner
-            .cancels
-            .available_permits()
-            .saturating_add(self.inner.records.available_permits());
-        limits.queue.saturating_mul(2).saturating_sub(free)
+    /// What is counted; outlives the engine.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.inner.counters)
     }
 
     /// See [`cancel_payment`].
@@ -194,7 +200,8 @@ impl Engine {
         command: CancelPayment,
         caller: Caller,
     ) -> Result<cancel_payment::Outcome, Error> {
-        self.decide(&self.inner.cancels, command, caller).await
+        let quota = caller.client.as_ref().and_then(|client| self.tombstones.get(client)).cloned();
+        self.decide(&self.inner.cancels, QuotedCancelPayment { command, quota }, caller).await
     }
 
     /// See [`cancel_token`].

@@ -282,6 +282,7 @@ pub(super) fn payment_cancelled(
         }),
         Outcome::NotYours => Err(status::refuse(ResultCode::AccessDenied)),
         Outcome::Onboarding => Err(status::undecided(ONBOARDING)),
+        Outcome::TooManyTombstones => Err(status::refuse(ResultCode::RequestTrafficExceedLimit)),
         Outcome::ClockUncertain => Err(status::undecided(
             "the clocks of service and store disagree, so the cancel window cannot be judged",
         )),

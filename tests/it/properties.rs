@@ -460,6 +460,7 @@ fn circumstances(run: &Run, index: usize, step: &Step) -> Circumstances {
         asked: domain::Asked {
             now: moment(step.now),
             clock_agrees: step.clock_agrees,
+            tombstone_allowed: true,
             onboarding: index < run.onboarding,
             by: None,
             trace: None,

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use tokio::task;
 
 use super::{Batch, Error, Granted, Pending, Positioned, Store};
@@ -280,7 +280,7 @@ fn opening(path: &Path, source: rusqlite::Error) -> OpenError {
 /// What a failure before COMMIT means. An I/O error does not return.
 fn failed(source: rusqlite::Error) -> Error {
     match source.sqlite_error_code() {
-        Some(ErrorCode::SystemIoFailure) => die(&source),
+        Some(ErrorCode::SystemIoFailure) if disk_failed(&source) => die(&source),
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             Error::Damaged("database page")
         }
@@ -289,6 +289,21 @@ fn failed(source: rusqlite::Error) -> Error {
         }
         _ => Error::Unavailable(source.into()),
     }
+}
+
+/// Whether an I/O error is the disk's. The index of the WAL is shared memory beside the database: where it cannot grow,
+/// the disk is full, and nothing is lost.
+fn disk_failed(source: &rusqlite::Error) -> bool {
+    let shared_memory = [
+        ffi::SQLITE_IOERR_SHMOPEN,
+        ffi::SQLITE_IOERR_SHMSIZE,
+        ffi::SQLITE_IOERR_SHMLOCK,
+        ffi::SQLITE_IOERR_SHMMAP,
+        ffi::SQLITE_IOERR_NOMEM,
+        ffi::SQLITE_IOERR_BLOCKED,
+    ];
+    let Some(error) = source.sqlite_error() else { return false };
+    error.code == ErrorCode::SystemIoFailure && !shared_memory.contains(&error.extended_code)
 }
 
 /// Ends the process: the disk failed, and an answer given from here on might not be true.

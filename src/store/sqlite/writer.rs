@@ -6,12 +6,12 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::{
     super::{Batch, Changes, Error, Known, Wanted},
-    die, event, failed, migrate, payment, token,
+    die, disk_failed, event, failed, migrate, payment, token,
 };
 use crate::domain::key::Partitions;
 
@@ -149,9 +149,11 @@ fn commit(
         // everything was answered from durable rows; there is nothing to make durable
         return Ok(0);
     }
-    transaction.commit().map_err(|source| match source.sqlite_error_code() {
-        Some(ErrorCode::SystemIoFailure) => die(&source),
-        _ => Error::CommitUnknown(source.into()),
+    transaction.commit().map_err(|source| {
+        if disk_failed(&source) {
+            die(&source);
+        }
+        Error::CommitUnknown(source.into())
     })?;
     Ok(rows)
 }
@@ -207,7 +209,7 @@ fn save(
 fn checkpoint(connection: &Connection) {
     let passive = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     if let Err(source) = passive {
-        if source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+        if disk_failed(&source) {
             die(&source);
         }
         tracing::warn!(error = %source, "checkpoint of the database failed; it will be tried again");
