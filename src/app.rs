@@ -20,6 +20,7 @@ use crate::{
     admin::Admin,
     bridge::{self, Bridge, Client, ClientKey, Clients, Identity, IdentityError, keys},
     config::{self, Allowed, KeyState, PathPrefix, Settings, StoreUrl},
+    domain::Alarm,
     engine::{self, Counters, Engine, HashKeyError, HashRing, SystemClock, Tombstones},
     grpc::{
         client,
@@ -408,6 +409,13 @@ fn scrape(counters: &Counters) -> String {
         "Transactions that failed.",
         counters.failures.load(Ordering::Relaxed),
     );
+    let name = "alipayplus_cancel_alarms_total";
+    let help = "Commands that no caller should have sent, by what was wrong.";
+    let _written = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n");
+    for (alarm, count) in Alarm::ALL.iter().zip(&counters.alarms) {
+        let count = count.load(Ordering::Relaxed);
+        let _written = writeln!(text, "{name}{{alarm=\"{}\"}} {count}", alarm.name());
+    }
     let name = "alipayplus_cancel_batch_size";
     let _written =
         write!(text, "# HELP {name} Commands in one transaction.\n# TYPE {name} histogram\n");

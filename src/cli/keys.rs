@@ -142,6 +142,10 @@ impl Generate {
                 Usage(format!("{} exists; --force overwrites it", file.display()))
             );
         }
+        if let Some(folder) = private_file.parent() {
+            let wrong = |error| Usage(format!("cannot make {}: {error}", folder.display()));
+            fs::create_dir_all(folder).map_err(wrong)?;
+        }
         let key = PrivateKey::generate(self.bits.count())?;
         self.write(&private_file, &key.pkcs8_pem()?, 0o600)?;
         self.write(&public_file, &key.public().spki_pem(), 0o644)?;

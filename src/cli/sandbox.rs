@@ -170,6 +170,7 @@ impl Sandbox {
             public(WALLET_KEY),
         );
         let [acquirer, psp, payment] = PAYMENT;
+        let [token_acquirer, token_psp, token] = TOKEN;
         format!(
             r#"
 Serving until Ctrl-C: JSON on http://{bridge}/aps/api, gRPC on {grpc}, probes on http://{admin}/readyz
@@ -187,9 +188,9 @@ Settings, keys and store are in {dir}; delete it to start afresh. In another ter
   {program} call cancel-payment {common} \
     --psp-id {psp} --acquirer-id {acquirer} --payment-request-id never-seen-1 --curl
 
-  # revoke a token, read from standard input
-  printf some-token | {program} call cancel-token {common} \
-    --psp-id {psp} --acquirer-id {acquirer}
+  # revoke the sample token again, read from standard input
+  printf {token} | {program} call cancel-token {common} \
+    --psp-id {token_psp} --acquirer-id {token_acquirer}
 
   # gRPC with reflection, as the wallet's own services call it
   grpcurl -plaintext -d '{{"psp_id":"{psp}","payment_request_id":"{payment}"}}' \

@@ -77,11 +77,11 @@ section! {
         tokens: Tokens;
         /// The feed of events.
         feed: Feed;
-        /// Who may call the signed JSON front. Reloaded while running.
+        /// Who may call the signed JSON front.
         clients: Vec<Client> where distinct_clients();
         /// The rules of decisions.
         policy: Policy;
-        /// How much is taken on, and for how long. Reloaded while running.
+        /// How much is taken on, and for how long.
         limits: Limits;
         /// What is told of what happens.
         telemetry: Telemetry;
@@ -166,7 +166,7 @@ section! {
 section! {
     /// `[identity]`
     Identity {
-        /// The keys that sign our answers. Reloaded while running.
+        /// The keys that sign our answers.
         keys: Vec<IdentityKey> where one_active();
     }
 }
@@ -273,7 +273,7 @@ section! {
         cancel_payment_deadline: Duration = "6500ms" where within(MS, HOUR);
         /// From the end of a request's head to its answer. Alipay+ waits 5 s.
         cancel_token_deadline: Duration = "3500ms" where within(MS, HOUR);
-        /// The longest that any other gRPC method takes; a caller may ask for less.
+        /// For any other gRPC method whose caller names no deadline of its own (at most a minute).
         default_deadline: Duration = "5s" where within(MS, HOUR);
         /// From accepting a connection to its first byte.
         first_byte_timeout: Duration = "5s" where within(MS, HOUR);

@@ -123,6 +123,17 @@ pub enum Alarm {
 }
 
 impl Alarm {
+    /// Every alarm, in the order of the variants.
+    pub const ALL: [Self; 7] = [
+        Self::AcquirerMismatch,
+        Self::AcquirerMismatchObserved,
+        Self::CancelOfRefunded,
+        Self::LateSuccessMismatch,
+        Self::RecordConflict,
+        Self::ReturnedTwice,
+        Self::ClockDisagrees,
+    ];
+
     /// Its name in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{CLOCK_SKEW_MAX, Clock, Error, command::Command};
+use super::{CLOCK_SKEW_MAX, Clock, Counters, Error, command::Command};
 use crate::{
     domain::{
         Alarm, Asked,
@@ -58,7 +58,7 @@ pub(super) trait AnyEntry: Send {
     fn wanted(&self, wanted: &mut Wanted);
     fn decide(&mut self, working: &mut Working, asked: Asked, policy: &Policy);
     /// The commit is durable.
-    fn answer(self: Box<Self>);
+    fn answer(self: Box<Self>, counters: &Counters);
     /// There was none, or nobody knows.
     fn fail(self: Box<Self>, error: &Arc<store::Error>);
 }
@@ -73,9 +73,10 @@ impl<C: Command> AnyEntry for Entry<C> {
         self.decided = Some(self.command.decide(working, &asked, policy));
     }
 
-    fn answer(self: Box<Self>) {
+    fn answer(self: Box<Self>, counters: &Counters) {
         let Some((answer, alarm)) = self.decided else { return };
         if let Some(alarm) = alarm {
+            counters.alarmed(alarm);
             tracing::warn!(
                 alarm = alarm.name(),
                 trace_id = self.trace.map(tracing::field::display),

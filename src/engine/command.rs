@@ -36,7 +36,7 @@ pub(super) trait Command: Send + 'static {
         asked: &Asked,
         policy: &Policy,
     ) -> (Self::Answer, Option<Alarm>);
-    /// One line for each decided cancellation; nothing for the rest.
+    /// One line for each cancellation; nothing for the rest.
     fn log(&self, _: &Self::Answer, _: Option<&ClientId>, _: Option<TraceId>) {}
 }
 
@@ -91,7 +91,7 @@ impl Command for QuotedCancelPayment {
             repeated = matches!(outcome, cancel_payment::Outcome::Decided { repeated: true, .. }),
             client_id = client.map(tracing::field::display),
             trace_id = trace.map(tracing::field::display),
-            "cancel_payment decided"
+            "cancel_payment answered"
         );
     }
 }
@@ -170,7 +170,7 @@ impl Command for RevokeAuthorization {
             outcome = ?outcome,
             client_id = client.map(tracing::field::display),
             trace_id = trace.map(tracing::field::display),
-            "revoke_authorization decided"
+            "revoke_authorization answered"
         );
     }
 }
@@ -260,7 +260,7 @@ impl Command for HashedCancelToken {
             repeated = matches!(outcome, cancel_token::Outcome::Decided { repeated: true, .. }),
             client_id = client.map(tracing::field::display),
             trace_id = trace.map(tracing::field::display),
-            "cancel_token decided"
+            "cancel_token answered"
         );
     }
 }

@@ -34,6 +34,7 @@ pub use self::{
 };
 use crate::{
     domain::{
+        Alarm,
         cancel_payment::{self, CancelPayment},
         cancel_token,
         id::{ClientId, PspId, Token, TraceId},
@@ -114,10 +115,19 @@ pub struct Counters {
     /// Transactions that failed, and were answered `U` or tried by halves.
     pub failures: AtomicU64,
     /// Transactions by the number of commands in them: 1, 2–3, 4–7, … each slot twice as wide.
-    pub batch_sizes: [AtomicU64; 12],
+    pub batch_sizes: [AtomicU64; 17],
+    /// What people must look at, by [`Alarm`].
+    pub alarms: [AtomicU64; Alarm::ALL.len()],
 }
 
 impl Counters {
+    fn alarmed(&self, alarm: Alarm) {
+        let place = Alarm::ALL.iter().position(|known| *known == alarm);
+        if let Some(counter) = place.and_then(|place| self.alarms.get(place)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn committed(&self, commands: usize) {
         let commands = u64::try_from(commands).unwrap_or(u64::MAX);
         self.commits.fetch_add(1, Ordering::Relaxed);
@@ -357,7 +367,7 @@ impl Worker {
                 Ok(()) => {
                     self.counters.committed(size);
                     for entry in entries {
-                        entry.answer();
+                        entry.answer(&self.counters);
                     }
                 }
                 Err(store::Error::Data(_) | store::Error::Damaged(_)) if size > 1 => {

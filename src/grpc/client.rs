@@ -142,9 +142,12 @@ fn not_known() -> Answer {
 }
 
 fn refused(status: &tonic::Status) -> Answer {
-    let Some((code, message)) = status::refusal(status) else {
+    if let Some((code, message)) = status::refusal(status) {
+        return Answer { code, message: Some(message), pass_through_info: None };
+    }
+    let message = status::explanation(status);
+    if message.is_none() {
         tracing::warn!(grpc_code = ?status.code(), message = status.message(), "core did not decide");
-        return not_known();
-    };
-    Answer { code, message: Some(message), pass_through_info: None }
+    }
+    Answer { message, ..not_known() }
 }

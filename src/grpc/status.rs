@@ -110,6 +110,12 @@ pub(super) fn refusal(status: &Status) -> Option<(ResultCode, String)> {
     about_the_command.then(|| (code, status.message().to_owned()))
 }
 
+/// The sentence of a status that is ours: a constant of this program, so it may be passed on.
+pub(super) fn explanation(status: &Status) -> Option<String> {
+    let ours = status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN);
+    ours.then(|| status.message().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -107,8 +107,15 @@ fn generate_into_a_directory_names_the_files_itself() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(keys(&["generate", "--out", &path(dir.path(), "")]).status(), 0);
     assert!(dir.path().join("alipayplus-cancel.private.pem").is_file());
-    let nowhere = path(dir.path(), "absent/a");
-    assert_eq!(keys(&["generate", "--out", &nowhere]).status(), 2);
+}
+
+#[test]
+fn generate_makes_the_folder_unless_a_file_is_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(keys(&["generate", "--out", &path(dir.path(), "absent/a")]).status(), 0);
+    assert!(dir.path().join("absent/a.private.pem").is_file());
+    let below_a_file = path(dir.path(), "absent/a.public.pem/b");
+    assert_eq!(keys(&["generate", "--out", &below_a_file]).status(), 2);
 }
 
 #[test]

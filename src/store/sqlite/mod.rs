@@ -129,6 +129,8 @@ impl Sqlite {
 
     /// Waits for the writer to end: everything accepted before is committed or refused when this returns.
     pub fn close(&self) {
+        // the last connection to close takes the WAL with it, and that should be the writer's
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.writer.stop();
     }
 
