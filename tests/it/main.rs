@@ -12,4 +12,9 @@
 
 mod harness;
 
+mod both_fronts;
+mod check_order;
+mod grpc_front;
 mod harness_works;
+mod hostile_json;
+mod signatures;
