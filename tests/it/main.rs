@@ -14,7 +14,9 @@ mod harness;
 
 mod both_fronts;
 mod check_order;
+mod drain;
 mod grpc_front;
 mod harness_works;
 mod hostile_json;
+mod http_front;
 mod signatures;

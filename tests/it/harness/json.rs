@@ -408,6 +408,12 @@ impl Connection {
         Some(Answer { status_line, status, headers, body, method, target, client })
     }
 
+    /// Everything until the peer closes, whatever it is.
+    pub fn read_to_end(&mut self, bytes: &mut Vec<u8>) {
+        while self.more() {}
+        bytes.append(&mut self.read);
+    }
+
     /// Whether the peer closes, having sent no more.
     pub fn is_closed(&mut self) -> bool {
         self.read.is_empty() && !self.more()

@@ -241,6 +241,12 @@ impl Service {
         assert!(sent.success(), "kill -s {name} {pid}");
     }
 
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let process = self.process.as_mut().expect("a process");
+        process.child.try_wait().expect("a child").is_some()
+    }
+
     /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("a process");
