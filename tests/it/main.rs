@@ -14,6 +14,7 @@ mod harness;
 
 mod both_fronts;
 mod check_order;
+mod cli;
 mod drain;
 mod grpc_front;
 mod harness_works;
