@@ -394,10 +394,10 @@ fn agent_token_and_accept_are_ignored_and_no_agent_token_is_logged() {
 /// Every wait is short here.
 fn impatient() -> Service {
     Service::start(Options::set([
-        "limits.first_byte_timeout=300ms",
-        "limits.head_timeout=300ms",
-        "limits.body_timeout=300ms",
-        "limits.idle_timeout=300ms",
+        "limits.first_byte_timeout=600ms",
+        "limits.head_timeout=600ms",
+        "limits.body_timeout=600ms",
+        "limits.idle_timeout=600ms",
     ]))
 }
 
