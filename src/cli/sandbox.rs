@@ -12,7 +12,7 @@ use http::Uri;
 
 use super::{Failure, Usage, exchange::Caller, serve};
 use crate::{
-    app::Running,
+    app::{Running, StartError},
     bridge::keys::{PrivateKey, PublicKey},
     config::Settings,
     domain::{
@@ -75,10 +75,13 @@ impl Sandbox {
         let wrong =
             |error: anyhow::Error| Usage(format!("--dir {}: {error:#}", self.dir.display()));
         furnish(&self.dir).map_err(wrong)?;
-        let file = self.dir.join(SETTINGS_FILE);
-        let loaded = Settings::load(Some(&file), std::iter::empty(), &self.listeners())
-            .map_err(|error| Usage(error.to_string()))?;
-        let running = serve::start(&loaded.settings).await?;
+        let running = match self.start(&self.listeners()).await {
+            // somebody was quicker
+            Err(error) if matches!(error.downcast_ref(), Some(StartError::Bind { .. })) => {
+                self.start(&listeners_at(|_| 0)).await?
+            }
+            started => started?,
+        };
         let played = self.play(&running).await;
         let good = match played {
             Ok(good) => good,
@@ -97,15 +100,19 @@ impl Sandbox {
         Ok(())
     }
 
+    async fn start(&self, listeners: &[(String, String)]) -> anyhow::Result<Running> {
+        let file = self.dir.join(SETTINGS_FILE);
+        let loaded = Settings::load(Some(&file), std::iter::empty(), listeners)
+            .map_err(|error| Usage(error.to_string()))?;
+        serve::start(&loaded.settings).await
+    }
+
     /// The usual ports where they are free, so that commands can be copied; others where not, or where nobody will see.
     fn listeners(&self) -> Vec<(String, String)> {
-        let usual = [("grpc.listen", 50051), ("bridge.listen", 8080), ("admin.listen", 9090)];
-        let chosen = |(setting, port): (&str, u16)| {
-            let free = !self.once && TcpListener::bind(("127.0.0.1", port)).is_ok();
-            let port = if free { port } else { 0 };
-            (setting.to_owned(), format!("127.0.0.1:{port}"))
-        };
-        usual.map(chosen).into()
+        listeners_at(|usual| {
+            let free = !self.once && TcpListener::bind(("127.0.0.1", usual)).is_ok();
+            if free { usual } else { 0 }
+        })
     }
 
     /// Records the samples and cancels them; whether both went well.
@@ -198,6 +205,14 @@ Settings, keys and store are in {dir}; delete it to start afresh. In another ter
 "#
         )
     }
+}
+
+/// Where to listen, chosen by the usual port.
+fn listeners_at(chosen: impl Fn(u16) -> u16) -> Vec<(String, String)> {
+    let usual = [("grpc.listen", 50051), ("bridge.listen", 8080), ("admin.listen", 9090)];
+    let listener =
+        |(setting, port): (&str, u16)| (setting.to_owned(), format!("127.0.0.1:{}", chosen(port)));
+    usual.map(listener).into()
 }
 
 struct Addresses {

@@ -2,7 +2,7 @@
 //!
 //! The stream below hyper knows bytes, the service above it knows when a request begins and its answer is made; they
 //! share a [`Conversation`]. While a head is read, hyper gets bytes up to its end and no further, so that what follows
-//! is known to be body (of a known length) or the next head, and every head is watched for a bare LF.
+//! is known to be body or the next head, and every head is watched for what a proxy may read otherwise.
 
 use std::{
     future::Future as _,
@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     Bounds,
+    chunks::{self, Chunks},
     head::{Found, Head},
 };
 
@@ -34,8 +35,8 @@ enum Reading {
     HeadRead,
     /// So many bytes of body.
     Body(u64),
-    /// A body of unknown length, to the end of the exchange.
-    Chunked,
+    /// A chunked body.
+    Chunked(Chunks),
 }
 
 /// What is waited for.
@@ -91,7 +92,7 @@ impl Heard {
         state.waiting = Waiting::Answer;
         state.reading =
             match (headers.contains_key(header::TRANSFER_ENCODING), length().unwrap_or(0)) {
-                (true, _) => Reading::Chunked,
+                (true, _) => Reading::Chunked(Chunks::START),
                 (false, 0) => Reading::Head(Head::Before),
                 (false, length) => Reading::Body(length),
             };
@@ -105,7 +106,7 @@ impl Drop for Heard {
     fn drop(&mut self) {
         let mut state = self.conversation.state();
         state.waiting = Waiting::Request(Instant::now() + self.conversation.bounds.idle);
-        if matches!(state.reading, Reading::Chunked | Reading::HeadRead) {
+        if matches!(state.reading, Reading::HeadRead) {
             state.reading = Reading::Head(Head::Before);
         }
         wake(&mut state);
@@ -142,16 +143,26 @@ impl<I> Stream<I> {
 
 impl<I: AsyncRead + Unpin> Stream<I> {
     /// Gives hyper what it may have of the held bytes; `false` if that is nothing.
-    fn give(&mut self, out: &mut ReadBuf<'_>) -> bool {
+    fn give(&mut self, out: &mut ReadBuf<'_>) -> io::Result<bool> {
         let mut state = self.conversation.state();
         if self.held.is_empty() || out.remaining() == 0 {
-            return false;
+            return Ok(false);
         }
         let most = self.held.len().min(out.remaining());
-        let Some(held) = self.held.get(..most) else { return false };
+        let Some(held) = self.held.get(..most) else { return Ok(false) };
         let taken = match state.reading {
-            Reading::HeadRead => return false,
-            Reading::Chunked => most,
+            Reading::HeadRead => return Ok(false),
+            Reading::Chunked(chunks) => match chunks.read(held) {
+                chunks::Found::More(chunks) => {
+                    state.reading = Reading::Chunked(chunks);
+                    most
+                }
+                chunks::Found::End(length) => {
+                    state.reading = Reading::Head(Head::Before);
+                    length
+                }
+                chunks::Found::Illegal => return Err(io::ErrorKind::InvalidData.into()),
+            },
             Reading::Body(left) => {
                 let taken = usize::try_from(left).unwrap_or(usize::MAX).min(most);
                 let left = left.saturating_sub(u64::try_from(taken).unwrap_or(u64::MAX));
@@ -172,8 +183,8 @@ impl<I: AsyncRead + Unpin> Stream<I> {
                         state.reading = Reading::HeadRead;
                         length
                     }
-                    Found::BareLf(at) => {
-                        // hyper takes a bare LF but no NUL: it answers 400 and closes
+                    Found::BareLf(at) | Found::TwoEnds(at) => {
+                        // hyper takes these but no NUL: it answers 400 and closes
                         if let Some(lf) = self.held.get_mut(at) {
                             *lf = 0;
                         }
@@ -186,7 +197,7 @@ impl<I: AsyncRead + Unpin> Stream<I> {
             out.put_slice(bytes);
         }
         self.held.advance(taken);
-        true
+        Ok(true)
     }
 }
 
@@ -201,7 +212,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Stream<I> {
             return Pin::new(&mut this.io).poll_read(cx, out);
         }
         loop {
-            if this.give(out) {
+            if this.give(out)? {
                 return Poll::Ready(Ok(()));
             }
             if this.held.is_empty() {

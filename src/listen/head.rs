@@ -1,7 +1,14 @@
-//! Watches the bytes of HTTP/1.1 heads for a line that ends in a bare LF.
+//! Watches the bytes of HTTP/1.1 heads for what hyper takes and a proxy in front may read otherwise: a line that ends in
+//! a bare LF, and Content-Length beside Transfer-Encoding, of which hyper drops the first without a word.
 //!
-//! hyper takes such a line, a proxy in front may not, and then the two disagree about where a request ends. RFC 9112
-//! lets a recipient take it; a service that is signed for by path and body has nothing to gain from it.
+//! Then the two would disagree about where a request ends. RFC 9112 lets a recipient take both; a service that is signed
+//! for by path and body has nothing to gain from it.
+
+/// The two headers that say where a body ends.
+const CONTENT_LENGTH: &[u8] = b"content-length";
+const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
+/// The longer of them.
+const NAME_BYTES: usize = TRANSFER_ENCODING.len();
 
 /// Where in a head the bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,12 +16,22 @@ pub(super) enum Head {
     /// Before its first byte; empty lines are passed over, as hyper does.
     Before,
     /// Inside.
-    Inside {
-        /// The last byte was CR.
-        cr: bool,
-        /// Bytes on this line so far, up to a few.
-        line: u8,
-    },
+    Inside(Lines),
+}
+
+/// The lines of a head so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lines {
+    /// The last byte was CR.
+    cr: bool,
+    /// Bytes on this line so far, up to a few.
+    line: u8,
+    /// The first of them, in lower case.
+    start: [u8; NAME_BYTES],
+    /// A Content-Length was there.
+    length: bool,
+    /// A Transfer-Encoding was there.
+    coding: bool,
 }
 
 /// What a stretch of bytes holds.
@@ -26,30 +43,50 @@ pub(super) enum Found {
     End(usize),
     /// A line ends in a bare LF, at this byte.
     BareLf(usize),
+    /// The end of the body is told twice, at this byte for the second time.
+    TwoEnds(usize),
 }
 
 impl Head {
     /// Reads on.
     pub(super) fn read(self, bytes: &[u8]) -> Found {
-        let (mut cr, mut line, mut begun) = match self {
-            Self::Before => (false, 0u8, false),
-            Self::Inside { cr, line } => (cr, line, true),
+        let (mut lines, mut begun) = match self {
+            Self::Before => (Lines::default(), false),
+            Self::Inside(lines) => (lines, true),
         };
         for (at, byte) in bytes.iter().enumerate() {
             match byte {
-                b'\n' if !cr => return Found::BareLf(at),
-                b'\n' if line == 0 && begun => return Found::End(at.saturating_add(1)),
-                b'\n' => {
-                    (cr, line) = (false, 0);
-                }
-                b'\r' => cr = true,
-                _ => {
-                    (cr, begun) = (false, true);
-                    line = line.saturating_add(1);
+                b'\n' if !lines.cr => return Found::BareLf(at),
+                b'\n' if lines.line == 0 && begun => return Found::End(at.saturating_add(1)),
+                b'\n' => (lines.cr, lines.line) = (false, 0),
+                b'\r' => lines.cr = true,
+                byte => {
+                    begun = true;
+                    lines.read(*byte);
+                    if lines.length && lines.coding {
+                        return Found::TwoEnds(at);
+                    }
                 }
             }
         }
-        if begun { Found::More(Self::Inside { cr, line }) } else { Found::More(Self::Before) }
+        if begun { Found::More(Self::Inside(lines)) } else { Found::More(Self::Before) }
+    }
+}
+
+impl Lines {
+    /// Reads a byte inside a line.
+    fn read(&mut self, byte: u8) {
+        self.cr = false;
+        let place = usize::from(self.line);
+        if byte == b':' {
+            let name = self.start.get(..place);
+            self.length |= name == Some(CONTENT_LENGTH);
+            self.coding |= name == Some(TRANSFER_ENCODING);
+        }
+        if let Some(start) = self.start.get_mut(place) {
+            *start = byte.to_ascii_lowercase();
+        }
+        self.line = self.line.saturating_add(1);
     }
 }
 
@@ -65,6 +102,33 @@ mod tests {
             let (first, rest) = head.split_at(cut);
             let Found::More(state) = Head::Before.read(first) else { panic!("no end at {cut}") };
             assert_eq!(state.read(rest), Found::End(28 - cut), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn content_length_beside_transfer_encoding_is_found() {
+        let both =
+            |first: &str, second: &str| format!("POST / HTTP/1.1\r\n{first}\r\n{second}\r\n");
+        for (first, second) in [
+            ("Content-Length: 1", "transfer-encoding: chunked"),
+            ("TRANSFER-ENCODING: chunked\r\na: b", "content-LENGTH: 1"),
+        ] {
+            let head = both(first, second);
+            let end = head.rfind(':').unwrap();
+            assert_eq!(Head::Before.read(head.as_bytes()), Found::TwoEnds(end));
+            for cut in 1..end {
+                let (before, rest) = head.as_bytes().split_at(cut);
+                let Found::More(state) = Head::Before.read(before) else { panic!("cut at {cut}") };
+                assert_eq!(state.read(rest), Found::TwoEnds(end - cut), "cut at {cut}");
+            }
+        }
+        for (first, second) in [
+            ("Content-Length: 1", "x-transfer-encoding: chunked"),
+            ("Content-Length: 1", "x: transfer-encoding:"),
+            ("Content-Length: 1", "content-length: 1"),
+            ("Transfer-Encoding: chunked", "content-length-of: 1"),
+        ] {
+            assert!(matches!(Head::Before.read(both(first, second).as_bytes()), Found::More(_)));
         }
     }
 

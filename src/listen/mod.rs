@@ -4,6 +4,7 @@
 //! leaves Nagle's algorithm on. Here each wait has a bound, and a connection counts for its source from the moment it
 //! is accepted.
 
+mod chunks;
 mod conversation;
 mod head;
 

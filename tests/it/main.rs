@@ -1,6 +1,30 @@
 //! What a caller sees: one binary of tests, through public doors.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::as_conversions,
+    clippy::assigning_clones,
+    clippy::format_collect,
+    clippy::unnecessary_wraps,
+    clippy::missing_panics_doc,
+    clippy::new_without_default,
+    clippy::return_self_not_must_use,
+    clippy::unused_self
+)]
 
+mod harness;
+
+mod both_fronts;
+mod check_order;
+mod cli;
 mod decisions;
+mod drain;
+mod grpc_front;
+mod harness_works;
+mod hostile_json;
+mod http_front;
 mod layering;
 mod oracle;
 mod properties;
+mod signatures;
