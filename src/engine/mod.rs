@@ -288,6 +288,8 @@ impl Engine {
         self.inner.queue.send(Waiting { entry, deadline, permit }).map_err(|_| Error::Stopping)?;
         match time::timeout_at(deadline.into(), answered).await {
             Ok(Ok(answer)) => answer,
+            // the worker left it out, a moment before the timer here said the same
+            Ok(Err(_)) if deadline <= Instant::now() => Err(Error::DeadlinePassed),
             Ok(Err(_)) => Err(Error::Stopping),
             Err(_) => Err(Error::DeadlinePassed),
         }
