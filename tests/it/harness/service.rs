@@ -1,0 +1,316 @@
+//! One process of the service, its folder and its ports.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File, OpenOptions},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{
+    eventually,
+    grpc::Grpc,
+    json::Json,
+    vectors::{self, CLIENT_ID, pem},
+};
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_alipayplus-cancel");
+
+/// A second client, which may act for [`OTHER_PSP`] and [`OTHER_ACQUIRER`] alone.
+pub const OTHER_CLIENT: &str = "OTHER_CLIENT-2";
+/// The one wallet of [`OTHER_CLIENT`].
+pub const OTHER_PSP: &str = "1022172000000000001";
+/// The one acquirer of [`OTHER_CLIENT`].
+pub const OTHER_ACQUIRER: &str = "ONLY-THIS-ACQUIRER";
+
+/// How a service differs from the usual one.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Leaves the new store in onboarding, where unknown answers U; otherwise `import complete` is run first.
+    pub onboarding: bool,
+    /// Appended to the settings file: whole tables that it does not have, as `[limits]` and `[policy]`.
+    pub toml: String,
+    /// `--set` arguments, as `limits.batch=1`; `clients.0` is [`CLIENT_ID`], `clients.1` is [`OTHER_CLIENT`].
+    pub set: Vec<String>,
+}
+
+impl Options {
+    /// The usual service with some `--set`.
+    pub fn set<const N: usize>(settings: [&str; N]) -> Self {
+        Self { set: settings.map(str::to_owned).into(), ..Self::default() }
+    }
+}
+
+/// Where a process listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    pub grpc: SocketAddr,
+    pub bridge: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// A service that runs, until it is dropped or told to end.
+pub struct Service {
+    dir: TempDir,
+    options: Options,
+    process: Option<Process>,
+    ports: Ports,
+}
+
+/// The process, and a shell that kills it should this one end without dropping it (statics are never dropped).
+struct Process {
+    child: Child,
+    watchdog: Child,
+}
+
+impl Process {
+    fn start(dir: &Path, options: &Options) -> Self {
+        let log = OpenOptions::new().create(true).append(true).open(dir.join("stderr.log"));
+        let mut command = command(&["serve", "--config"]);
+        command.arg(dir.join("settings.toml"));
+        for setting in &options.set {
+            command.args(["--set", setting]);
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.expect("a log file"))
+            .spawn()
+            .expect("the binary starts");
+        let watchdog = Command::new("sh")
+            .args(["-c", r#"read _; kill -9 "$0"; rm -rf "$1""#])
+            .arg(child.id().to_string())
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh");
+        Self { child, watchdog }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // the watchdog first: it must not outlive the process whose number it holds
+        for process in [&mut self.watchdog, &mut self.child] {
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+}
+
+/// The binary with arguments, free of settings in this environment.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ALIPAYPLUS_CANCEL__")) {
+        command.env_remove(name);
+    }
+    command.args(arguments);
+    command
+}
+
+/// The binary, run to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    command(arguments).stdin(Stdio::null()).output().expect("the binary starts")
+}
+
+/// A folder with keys and a settings file: what `serve --config DIR/settings.toml` needs.
+pub fn furnish(dir: &Path, toml: &str) {
+    let write = |name: &str, text: &str| fs::write(dir.join(name), text).expect("a writable dir");
+    write("wallet.pem", pem("test_mpp", "pkcs8_pem"));
+    write("wallet.pub", pem("test_mpp", "spki_pem"));
+    write("alipayplus.pem", pem("test_alipayplus", "pkcs8_pem"));
+    write("alipayplus.pub", pem("test_alipayplus", "spki_pem"));
+    write("other.pub", &vectors::other().public().spki_pem());
+    write("ended.pub", &vectors::ended().public().spki_pem());
+    write("token-hash.hex", &"5a".repeat(32));
+    let mut settings = format!(
+        r#"
+grpc.listen = "127.0.0.1:0"
+bridge.listen = "127.0.0.1:0"
+admin.listen = "127.0.0.1:0"
+store.url = "sqlite://{db}"
+tokens.hash_key_files = ["token-hash.hex"]
+telemetry.log_format = "json"
+
+[[identity.keys]]
+version = "1"
+file = "wallet.pem"
+
+[[clients]]
+id = "{CLIENT_ID}"
+psp_ids = ["*"]
+rate = {{ per_second = 100000, burst = 100000 }}
+[[clients.keys]]
+version = "1"
+public_key_file = "alipayplus.pub"
+[[clients.keys]]
+version = "ended"
+public_key_file = "ended.pub"
+not_after = "2020-01-01T00:00:00+08:00"
+
+[[clients]]
+id = "{OTHER_CLIENT}"
+psp_ids = ["{OTHER_PSP}"]
+acquirer_ids = ["{OTHER_ACQUIRER}"]
+[[clients.keys]]
+version = "other-1"
+public_key_file = "other.pub"
+
+"#,
+        db = dir.join("state.db").display(),
+    );
+    settings.write_str(toml).expect("a text");
+    write("settings.toml", &settings);
+}
+
+impl Service {
+    /// The usual service, shared by all tests that only use ids of their own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Service> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(Options::default()))
+    }
+
+    /// A service of its own, ready.
+    pub fn start(options: Options) -> Self {
+        let dir = tempfile::Builder::new().prefix("apc-it-").tempdir().expect("a folder");
+        Self::start_in(dir, options)
+    }
+
+    /// The same in a folder that a test has put files into.
+    pub fn start_in(dir: TempDir, options: Options) -> Self {
+        furnish(dir.path(), &options.toml);
+        File::create(dir.path().join("stderr.log")).expect("a log file");
+        let process = Process::start(dir.path(), &options);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ports = Ports { grpc: nowhere, bridge: nowhere, admin: nowhere };
+        let mut service = Self { dir, options, process: Some(process), ports };
+        service.ports = service.wait_ready(0);
+        if !service.options.onboarding {
+            service.import_complete();
+        }
+        service
+    }
+
+    /// Waits for the "ready" line behind what the log had before.
+    fn wait_ready(&mut self, from: usize) -> Ports {
+        let log = self.dir.path().join("stderr.log");
+        let child = &mut self.process.as_mut().expect("a process").child;
+        eventually("the service is ready", || {
+            let text = fs::read_to_string(&log).expect("the log");
+            let ended = child.try_wait().expect("a child");
+            let ready = text.get(from..)?.split_inclusive('\n').find_map(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                if line["message"] != "ready" {
+                    return None;
+                }
+                let port = |name: &str| line[name].as_str().unwrap().parse().unwrap();
+                Some(Ports { grpc: port("grpc"), bridge: port("bridge"), admin: port("admin") })
+            });
+            assert!(ready.is_some() || ended.is_none(), "it ended with {ended:?}: {text}");
+            ready
+        })
+    }
+
+    /// `import complete`, beside the running service.
+    pub fn import_complete(&self) {
+        let settings = self.settings();
+        let output = run(&["import", "complete", "--config", settings.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// SIGKILL: no drain, no goodbye.
+    pub fn kill_nine(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.child.kill().expect("it runs");
+            process.child.wait().expect("it ends");
+        }
+    }
+
+    /// Sends a signal by name: `TERM`, `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.as_ref().expect("a process").child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
+        assert!(sent.success(), "kill -s {name} {pid}");
+    }
+
+    /// Waits until the process ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("a process");
+        eventually("the service ends", || process.child.try_wait().expect("a child"))
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    /// Starts again on the same folder, on other ports; ends what still runs with SIGTERM.
+    pub fn restart(&mut self) {
+        if self.process.is_some() {
+            self.terminate();
+        }
+        let from = self.stderr().len();
+        self.process = Some(Process::start(self.dir.path(), &self.options));
+        self.ports = self.wait_ready(from);
+    }
+
+    /// [`Self::restart`], with other options from then on (`onboarding` and `toml` stay as they were).
+    pub fn restart_with(&mut self, set: &[&str]) {
+        self.options.set = set.iter().map(|&setting| setting.to_owned()).collect();
+        self.restart();
+    }
+
+    /// All that it has logged.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.dir.path().join("stderr.log")).expect("the log")
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its store's file.
+    pub fn db_path(&self) -> PathBuf {
+        self.dir.path().join("state.db")
+    }
+
+    /// Its settings file.
+    pub fn settings(&self) -> PathBuf {
+        self.dir.path().join("settings.toml")
+    }
+
+    /// Where it listens.
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a process").child.id()
+    }
+
+    /// Alipay+ before the signed JSON front.
+    pub fn json(&self) -> Json {
+        Json::new(self.ports.bridge, CLIENT_ID, "1", vectors::alipayplus())
+    }
+
+    /// The client that may act for one wallet and one acquirer only.
+    pub fn other_json(&self) -> Json {
+        Json::new(self.ports.bridge, OTHER_CLIENT, "other-1", vectors::other())
+    }
+
+    /// The wallet's own services before the gRPC front.
+    pub fn grpc(&self) -> Grpc {
+        Grpc::new(self.ports.grpc)
+    }
+}
