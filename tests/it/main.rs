@@ -12,6 +12,7 @@
 
 mod harness;
 
+mod crash;
 mod engine;
 mod harness_works;
 mod store_contract;
