@@ -26,7 +26,7 @@ use crate::harness::{
     grpc::{
         Payment,
         wire::{
-            CancelPaymentResponse, RecordPaymentAnswer, ResultCode,
+            self, CancelPaymentResponse, RecordPaymentAnswer, ResultCode,
             cancel_service_client::CancelServiceClient,
             payment_service_client::PaymentServiceClient,
         },
@@ -86,7 +86,7 @@ fn channel(address: SocketAddr) -> Channel {
 }
 
 fn code(response: &CancelPaymentResponse) -> ResultCode {
-    response.result.as_ref().map_or(ResultCode::Unspecified, |result| result.result_code())
+    response.result.as_ref().map_or(ResultCode::Unspecified, wire::Result::result_code)
 }
 
 /// Cancels one payment after the other over gRPC until it gets no answer; every third was debited before.
@@ -130,16 +130,12 @@ fn cancel_over_json(service: &crate::harness::json::Json, heard: &Heard, stop: &
         let body = payment_body(&payment.psp, &payment.acquirer, &payment.request);
         let request = service.request().api(Api::CancelPayment).body(body);
         connection.write(&request.bytes());
-        match request.answer_on(&mut connection) {
-            Some(answer) => {
-                answer.expect("SUCCESS").assert_signed();
-                heard.signed(&payment);
-            }
-            None => {
-                heard.nothing(&payment);
-                return;
-            }
-        }
+        let Some(answer) = request.answer_on(&mut connection) else {
+            heard.nothing(&payment);
+            return;
+        };
+        answer.expect("SUCCESS").assert_signed();
+        heard.signed(&payment);
     }
 }
 

@@ -15,5 +15,6 @@ mod harness;
 mod crash;
 mod engine;
 mod harness_works;
+mod secrets;
 mod store_contract;
 mod values;

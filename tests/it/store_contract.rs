@@ -264,6 +264,32 @@ fn a_batch_whose_decision_panics_changes_nothing_and_uses_up_no_position<F: Fixt
     });
 }
 
+/// A batch that has a defect even before its decision.
+struct Senseless;
+
+impl Batch for Senseless {
+    fn wanted(&self) -> Wanted {
+        panic!("a defect in a command")
+    }
+
+    fn decide(&mut self, _: Known) -> Changes {
+        panic!("nobody knows what for")
+    }
+}
+
+fn a_batch_that_panics_when_asked_what_it_wants_harms_nobody_else<F: Fixture>() {
+    block_on(async {
+        let fixture = F::open().await;
+        let store = fixture.store();
+        let panics = store.commit(Box::new(Senseless)).await.1;
+        assert!(matches!(panics, Err(Error::Data(_))), "{panics:?}");
+        let changes =
+            || Changes { payments: vec![(payment_key("p"), initiated(1))], ..Changes::default() };
+        write(&store, changes()).await.expect("the store lives on");
+        assert_eq!(store.payment(payment_key("p")).await.expect("a read"), Some(initiated(1)));
+    });
+}
+
 /// The last write of the batch is the one that cannot be kept, so that all others were made before.
 fn a_batch_with_something_that_cannot_be_kept_changes_nothing_and_uses_up_no_position<
     F: Fixture,
@@ -617,6 +643,7 @@ macro_rules! suite {
             what_was_never_written_is_unknown,
             a_token_is_found_under_any_of_its_keys_and_its_grant_comes_along,
             a_batch_whose_decision_panics_changes_nothing_and_uses_up_no_position,
+            a_batch_that_panics_when_asked_what_it_wants_harms_nobody_else,
             a_batch_with_something_that_cannot_be_kept_changes_nothing_and_uses_up_no_position,
             a_batch_that_changes_nothing_commits,
             a_second_write_of_a_key_replaces_the_first,
