@@ -238,8 +238,9 @@ impl Running {
         self.fronts.tasks.close();
         self.fronts.tasks.wait().await;
 
-        let Self { engine, worker, store, .. } = self;
-        drop(engine);
+        let Self { engine, probes, worker, store, .. } = self;
+        // the probes count what the engine does, so they have a handle too
+        drop((engine, probes));
         // ends by itself once every handle is gone; a dropped connection's may be left
         if time::timeout(Duration::from_secs(1), worker).await.is_err() {
             tracing::debug!("commands of dropped connections are left unanswered");

@@ -204,6 +204,13 @@ impl Engine {
         Arc::clone(&self.inner.counters)
     }
 
+    /// Commands that wait for a commit, or for its answer, now.
+    pub fn queued(&self, limits: Limits) -> usize {
+        let (cancels, records) = (&self.inner.cancels, &self.inner.records);
+        let free = cancels.available_permits().saturating_add(records.available_permits());
+        limits.queue.saturating_mul(2).saturating_sub(free)
+    }
+
     /// See [`cancel_payment`].
     pub async fn cancel_payment(
         &self,

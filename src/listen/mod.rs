@@ -61,6 +61,12 @@ pub struct Bounds {
 
 /// Most streams at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 1_024;
+/// What a peer may send on one HTTP/2 stream before we read, in bytes: the largest message at once.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same of a connection. h2 lets the overhead of small frames that wait to be read be half of it (256 bytes less
+/// the payload, each) and closes the connection, with every call on it, beyond: so it must be enough for two frames on
+/// each of [`STREAMS_MAX`] streams. An adaptive window starts at 64 KiB, which a burst of 200 calls exceeds.
+const CONNECTION_WINDOW: u32 = 2 * 2 * 256 * STREAMS_MAX;
 /// HTTP/2 pings an idle peer this often, and gives it the same time to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -211,7 +217,8 @@ impl Front {
                     .max_header_list_size(u32::try_from(self.bounds.head_bytes).unwrap_or(u32::MAX))
                     .keep_alive_interval(KEEP_ALIVE)
                     .keep_alive_timeout(KEEP_ALIVE)
-                    .adaptive_window(true);
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW);
                 let connection = builder.serve_connection(stream, answer);
                 tokio::pin!(connection);
                 tokio::select! {

@@ -141,20 +141,26 @@ pub(super) fn pass_through_info(row: &mut Columns<'_>) -> Result<Option<PassThro
     PassThroughInfo::parse(text).map(Some).map_err(|_| row.damaged())
 }
 
+/// Not a REPLACE: that deletes the row first, and SQLite then looks through every token for one that refers to it.
+const UPSERT_GRANT: &str = "INSERT INTO grants (
+     psp_id, authorization_id, acquirer_id, pass_through_info, revoked_at, revoked_cause, revoked_trace)
+     VALUES (:psp_id, :authorization_id, :acquirer_id, :pass_through_info, :revoked_at, :revoked_cause, :revoked_trace)
+     ON CONFLICT (psp_id, authorization_id) DO UPDATE SET acquirer_id = excluded.acquirer_id,
+     pass_through_info = excluded.pass_through_info, revoked_at = excluded.revoked_at,
+     revoked_cause = excluded.revoked_cause, revoked_trace = excluded.revoked_trace";
+
 pub(super) fn save_authorization(
     connection: &Connection,
     key: &AuthorizationKey,
     authorization: &Authorization,
 ) -> rusqlite::Result<()> {
-    const UPSERT: &str = "INSERT OR REPLACE INTO grants (
-         psp_id, authorization_id, acquirer_id, pass_through_info, revoked_at, revoked_cause, revoked_trace)
-         VALUES (:psp_id, :authorization_id, :acquirer_id, :pass_through_info, :revoked_at, :revoked_cause, :revoked_trace)";
+    let mut upsert = connection.prepare_cached(UPSERT_GRANT)?;
     let revoked = authorization.revoked.as_ref();
     let cause = revoked.map(|revoked| match revoked.cause {
         RevocationCause::CancelToken => BY_CANCEL_TOKEN,
         RevocationCause::RevokeAuthorization => BY_REVOKE_AUTHORIZATION,
     });
-    connection.prepare_cached(UPSERT)?.execute(named_params! {
+    upsert.execute(named_params! {
         ":psp_id": key.psp.as_str(),
         ":authorization_id": key.authorization.as_str(),
         ":acquirer_id": authorization.acquirer.as_str(),
@@ -164,4 +170,61 @@ pub(super) fn save_authorization(
         ":revoked_trace": revoked.and_then(|revoked| revoked.trace).map(|trace| trace.0),
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::domain::id::{AcquirerId, PspId};
+
+    fn grant(nth: u32) -> AuthorizationKey {
+        let authorization = AuthorizationId::parse(&format!("grant-{nth}")).unwrap();
+        AuthorizationKey { psp: PspId::parse("psp").unwrap(), authorization }
+    }
+
+    fn hash(nth: u32) -> TokenHash {
+        let mut hash = [0; 32];
+        hash[..4].copy_from_slice(&nth.to_be_bytes());
+        TokenHash(hash)
+    }
+
+    #[test]
+    fn revoking_a_grant_costs_the_same_however_many_tokens_there_are() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        connection.execute_batch(include_str!("schema_1.sql")).unwrap();
+        let standing = Authorization {
+            acquirer: AcquirerId::parse("acquirer").unwrap(),
+            pass_through_info: None,
+            revoked: None,
+        };
+        let at = crate::domain::time::Timestamp { unix_ms: 1 };
+        let revoked = Revocation { at, cause: RevocationCause::CancelToken, trace: None };
+        let revoked = Authorization { revoked: Some(revoked), ..standing.clone() };
+        let steps_of_a_revocation = |nth| {
+            connection.prepare_cached(UPSERT_GRANT).unwrap().reset_status(StatementStatus::VmStep);
+            save_authorization(&connection, &grant(nth), &revoked).unwrap();
+            connection.prepare_cached(UPSERT_GRANT).unwrap().get_status(StatementStatus::VmStep)
+        };
+        let record = |nth| {
+            let token = Token::Recorded(Recorded {
+                authorization: grant(nth).authorization,
+                kind: TokenKind::Access,
+                expires_at: None,
+                replaced_by: None,
+                cancelled: None,
+            });
+            let key = TokenKey { psp: grant(nth).psp, hash: hash(nth) };
+            save_authorization(&connection, &grant(nth), &standing).unwrap();
+            save(&connection, &key, &token).unwrap();
+        };
+        record(0);
+        let alone = steps_of_a_revocation(0);
+        (1..=2_000).for_each(record);
+        assert_eq!(steps_of_a_revocation(1), alone);
+        assert_eq!(load_authorization(&connection, &grant(1)).unwrap(), Some(revoked.clone()));
+        assert_eq!(load_authorization(&connection, &grant(2)).unwrap(), Some(standing.clone()));
+    }
 }

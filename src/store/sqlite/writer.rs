@@ -115,7 +115,7 @@ fn run(mut connection: Connection, inbox: &mpsc::Receiver<Job>, partitions: Part
         };
         match job {
             Job::Commit(mut batch, answer) => {
-                let result = commit(&mut connection, batch.as_mut(), partitions);
+                let result = guarded(&mut connection, batch.as_mut(), partitions);
                 rows = rows.saturating_add(*result.as_ref().unwrap_or(&0));
                 // the caller may have gone; what was committed stays so
                 drop(answer.send((batch, result.map(drop))));
@@ -132,6 +132,17 @@ fn run(mut connection: Connection, inbox: &mpsc::Receiver<Job>, partitions: Part
     checkpoint(&connection);
 }
 
+/// A panic is one command's defect, and must not end the thread that all others need: the transaction rolls back as
+/// it is unwound, and the engine looks for the culprit by halves.
+fn guarded(
+    connection: &mut Connection,
+    batch: &mut dyn Batch,
+    partitions: Partitions,
+) -> Result<usize, Error> {
+    catch_unwind(AssertUnwindSafe(|| commit(connection, batch, partitions)))
+        .unwrap_or_else(|_| Err(Error::Data("a batch panicked".into())))
+}
+
 /// One transaction; answers how many rows it wrote.
 fn commit(
     connection: &mut Connection,
@@ -141,9 +152,7 @@ fn commit(
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let known = load(&transaction, batch.wanted())?;
-    // a panic is one command's defect; the transaction rolls back, and the engine looks for the culprit by halves
-    let changes = catch_unwind(AssertUnwindSafe(|| batch.decide(known)))
-        .map_err(|_| Error::Data("a decision panicked".into()))?;
+    let changes = batch.decide(known);
     let rows = save(&transaction, &changes, partitions).map_err(failed)?;
     if rows == 0 {
         // everything was answered from durable rows; there is nothing to make durable
