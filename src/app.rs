@@ -47,14 +47,14 @@ pub enum StartError {
         source: io::Error,
     },
     /// A key is not one.
-    #[error("{setting}: {path} {source}")]
+    #[error("{setting}: {path} {wrong}")]
     Key {
         /// The setting.
         setting: String,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it; part of the sentence.
-        source: keys::KeyError,
+        /// What is wrong with it; the end of the sentence.
+        wrong: keys::KeyError,
     },
     /// Keys that do not go together.
     #[error("clients: {0}")]
@@ -131,6 +131,15 @@ struct Fronts {
 
 /// Room for probes and scrapes: they are few.
 const ADMIN_CONNECTIONS: usize = 64;
+
+/// Reads everything that the settings name, except the store, and uses nothing of it.
+pub fn check(settings: &Settings) -> Result<(), StartError> {
+    identity(settings)?;
+    clients(settings)?;
+    grpc_tls(settings)?;
+    bridge_tls(settings)?;
+    hash_ring(settings).map(drop)
+}
 
 /// Starts the whole service in this process.
 pub async fn start(settings: &Settings) -> Result<Running, StartError> {
@@ -238,15 +247,16 @@ impl Running {
         self.fronts.tasks.close();
         self.fronts.tasks.wait().await;
 
-        let Self { engine, probes, worker, store, .. } = self;
+        let Self { engine, probes, worker, store, grace, .. } = self;
         // the probes count what the engine does, so they have a handle too
         drop((engine, probes));
         // ends by itself once every handle is gone; a dropped connection's may be left
         if time::timeout(Duration::from_secs(1), worker).await.is_err() {
             tracing::debug!("commands of dropped connections are left unanswered");
         }
-        let closed = tokio::task::spawn_blocking(move || store.close()).await;
-        if closed.is_err() {
+        // a disk that does not come back must not hold the process
+        let closed = tokio::task::spawn_blocking(move || store.close());
+        if !matches!(time::timeout(grace, closed).await, Ok(Ok(()))) {
             tracing::error!("the store could not be closed in order; its next start recovers");
         }
     }
@@ -300,10 +310,10 @@ fn identity(settings: &Settings) -> Result<Identity, StartError> {
     for (place, key) in settings.identity.keys.iter().enumerate() {
         let setting = format!("identity.keys.{place}.file");
         let text = read(&setting, &key.file)?;
-        let parsed = keys::PrivateKey::parse(&*text).map_err(|source| StartError::Key {
+        let parsed = keys::PrivateKey::parse(&*text).map_err(|wrong| StartError::Key {
             setting,
             path: key.file.clone(),
-            source,
+            wrong,
         })?;
         if key.state == KeyState::Active {
             active = Some(Identity { version: key.version.clone(), key: parsed });
@@ -319,10 +329,10 @@ fn clients(settings: &Settings) -> Result<Clients, StartError> {
         for (nth, key) in client.keys.iter().enumerate() {
             let setting = format!("clients.{place}.keys.{nth}.public_key_file");
             let text = read(&setting, &key.public_key_file)?;
-            let parsed = keys::PublicKey::parse(&*text).map_err(|source| StartError::Key {
+            let parsed = keys::PublicKey::parse(&*text).map_err(|wrong| StartError::Key {
                 setting,
                 path: key.public_key_file.clone(),
-                source,
+                wrong,
             })?;
             public.push(ClientKey {
                 version: key.version.clone(),
@@ -363,12 +373,15 @@ fn only<T: Clone + Ord>(allowed: &Allowed<T>) -> Option<std::collections::BTreeS
     }
 }
 
-/// A hash key's file holds raw bytes, or a line of text, which is taken without the line's end.
+/// A hash key's file holds raw bytes, or a line of printable text, which is taken without the line's end.
 fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
     let mut ring = Vec::new();
     for (place, path) in settings.tokens.hash_key_files.iter().enumerate() {
         let bytes = read(&format!("tokens.hash_key_files.{place}"), path)?;
-        ring.push(Zeroizing::new(bytes.trim_ascii_end().to_vec()));
+        let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let text = line.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
+        ring.push(Zeroizing::new(if text { line.to_vec() } else { bytes.to_vec() }));
     }
     HashRing::new(&ring.iter().map(|key| key.as_slice()).collect::<Vec<_>>())
         .map_err(StartError::HashKey)

@@ -1,6 +1,6 @@
 //! The binary: arguments → settings → telemetry → run → exit status.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use alipayplus_cancel::cli::{
     Failure, call::Call, config::ConfigArgs, exit_status, import::Import, keys::Keys,
@@ -56,5 +56,8 @@ fn main() -> ExitCode {
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime =
         Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(work)
+    let result = runtime.block_on(work);
+    // whatever still hangs in the disk or a peer must not hold the process
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }

@@ -15,7 +15,9 @@ use tokio::{sync::OnceCell, task};
 use super::{identity::Identity, signature};
 
 /// Most signatures kept: answers of one second that differ.
-const ENTRIES_MAX: usize = 8_192;
+const ENTRIES_MAX: usize = 4_096;
+/// Longest signed string that is kept, in bytes: nobody sends a long answer twice in a second.
+const ENTRY_BYTES_MAX: usize = 2_048;
 
 type Slot = Arc<OnceCell<HeaderValue>>;
 
@@ -73,7 +75,7 @@ impl SignCache {
             return Arc::clone(slot);
         }
         let slot = Slot::default();
-        if second.slots.len() < ENTRIES_MAX {
+        if second.slots.len() < ENTRIES_MAX && signed.len() <= ENTRY_BYTES_MAX {
             second.slots.insert(signed.into(), Arc::clone(&slot));
         }
         slot

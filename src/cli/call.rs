@@ -157,6 +157,9 @@ impl Common {
         let read = |flag: &str, file: &Path| {
             fs::read(file).map_err(|error| Usage(format!("{flag} {}: {error}", file.display())))
         };
+        if http::HeaderValue::try_from(&self.client_id).is_err() {
+            return Err(Usage("--client-id: has a character that no header can carry".to_owned()));
+        }
         let key = PrivateKey::parse(read("--key", &self.key)?)
             .map_err(|error| Usage(format!("--key {} {error}", self.key.display())))?;
         let peer_key = match &self.peer_key {

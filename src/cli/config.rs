@@ -8,7 +8,10 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::{ConfigError, Loaded, Settings, environment};
+use crate::{
+    app,
+    config::{ConfigError, Loaded, Settings, environment},
+};
 
 /// Exit status of a wrong usage or configuration.
 const WRONG_CONFIGURATION: u8 = 2;
@@ -68,6 +71,8 @@ impl ConfigArgs {
                 if !problems.is_empty() {
                     return Err(problems.join("\n"));
                 }
+                app::check(&loaded.settings)
+                    .map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
                 Ok(Answer { out: summary(config, &loaded), warnings: warnings(&loaded) })
             }
             ConfigCommand::Print(FileArgs { config }) => {
@@ -161,14 +166,20 @@ mod tests {
         }
         assert!(lines[1].ends_with("it is empty"), "{problems}");
 
-        fs::write(folder.path().join("hash"), "x").unwrap();
-        fs::write(folder.path().join("none"), "x").unwrap();
-        fs::write(folder.path().join("good"), "x").unwrap();
+        fs::write(folder.path().join("hash"), "x".repeat(32)).unwrap();
+        fs::write(folder.path().join("none"), "y".repeat(32)).unwrap();
+        fs::write(folder.path().join("good"), "no key").unwrap();
         let env = [(
             "ALIPAYPLUS_CANCEL__IDENTITY__KEYS__0__FILE",
             folder.path().join("good").to_str().unwrap().to_owned(),
         )];
         let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let problem = answer("check", &file, &env).unwrap_err();
+        assert!(problem.starts_with("identity.keys.0.file: "), "{problem}");
+        assert_eq!(problem.matches("not valid base64").count(), 1, "{problem}");
+
+        let key = crate::bridge::keys::PrivateKey::generate(2048).unwrap();
+        fs::write(folder.path().join("good"), key.pkcs8_pem().unwrap().as_bytes()).unwrap();
         let Answer { out, warnings } = answer("check", &file, &env).unwrap();
         assert!(out.starts_with(&format!("ok: {shown}: grpc on 127.0.0.1:50051, ")), "{out}");
         assert!(out.ends_with("; 0 clients, 1 signing keys, 3 files can be read\n"), "{out}");

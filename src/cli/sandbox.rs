@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use http::Uri;
 
 use super::{Failure, Usage, exchange::Caller, serve};
@@ -254,6 +254,9 @@ fn furnish(dir: &Path) -> anyhow::Result<()> {
     let file = dir.join(SETTINGS_FILE);
     if !file.exists() {
         let store = fs::canonicalize(dir)?.join("state.db");
+        let name = store.to_str().context("its name is not UTF-8")?;
+        let plain = !name.contains(['?', '#', '%', '"', '\\']) && !name.contains(char::is_control);
+        ensure!(plain, "its name has a character that a store's URL cannot have; choose another");
         fs::write(file, settings(&store))?;
     }
     Ok(())

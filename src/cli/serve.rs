@@ -63,6 +63,7 @@ impl Serve {
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
         }
+        allow_connections(&loaded.settings);
         let running = start(&loaded.settings).await?;
         if running.engine.onboarding().await.unwrap_or(true) {
             tracing::warn!(
@@ -73,6 +74,31 @@ impl Serve {
         running.stop().await;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// File handles apart from connections: the store, its readers, listeners, logs.
+const OTHER_FILES: u64 = 128;
+
+/// Raises the limit of file handles as far as it may be, and says if that is too little: where none is left, nobody is
+/// accepted any more, the probes among them.
+fn allow_connections(settings: &Settings) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    // two fronts that may each be full
+    let connections = u64::try_from(settings.limits.connections).unwrap_or(u64::MAX);
+    let needed = connections.saturating_mul(2).saturating_add(OTHER_FILES);
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of file handles could not be raised");
+    }
+    if let Some(current) = getrlimit(Resource::Nofile).current.filter(|current| *current < needed) {
+        tracing::warn!(
+            limit = current,
+            needed,
+            "fewer file handles than limits.connections may need; raise `ulimit -n` or lower limits.connections"
+        );
     }
 }
 
@@ -98,6 +124,15 @@ pub(super) async fn start(settings: &Settings) -> anyhow::Result<Running> {
 pub(super) async fn until_told() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    // untaken, it would end the process without a drain
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            tracing::warn!(
+                "SIGHUP: settings and keys are not reloaded yet; restart to change them"
+            );
+        }
+    });
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -35,6 +35,8 @@ pub enum Outcome {
         /// Recorded by an earlier request.
         repeated: bool,
     },
+    /// The token is unknown, and the client left as many tombstones as it may for now. Not recorded.
+    TooManyTombstones,
     /// The token is unknown, and the wallet's tokens are not imported yet. Not recorded: acquirers switch a user's auto
     /// debit off at once on INVALID_TOKEN.
     Onboarding,
@@ -46,6 +48,7 @@ impl Outcome {
         match self {
             Self::NotYours => ResultCode::AccessDenied,
             Self::Decided { verdict, .. } => verdict.code,
+            Self::TooManyTombstones => ResultCode::RequestTrafficExceedLimit,
             Self::Onboarding => ResultCode::UnknownException,
         }
     }
@@ -75,6 +78,9 @@ pub enum Known<'a> {
 pub fn decide(known: Known<'_>, command: &CancelToken, asked: &Asked) -> Decision<Next, Outcome> {
     let (token, authorization) = match known {
         Known::Unknown if asked.onboarding => return Decision::answer(Outcome::Onboarding),
+        Known::Unknown if !asked.tombstone_allowed => {
+            return Decision::answer(Outcome::TooManyTombstones);
+        }
         Known::Unknown => return dead_on_arrival(asked),
         Known::Dead(verdict) => return repeat(verdict, None),
         Known::Granted(token, authorization) => (token, authorization),

@@ -47,14 +47,9 @@ pub(super) struct QuotedCancelPayment {
     pub(super) quota: Option<Arc<Quota>>,
 }
 
-impl QuotedCancelPayment {
-    /// Takes one of the quota, where this would leave a tombstone.
-    fn tombstone_allowed(&self, payment: Option<&Payment>, asked: &Asked) -> bool {
-        if payment.is_some() || asked.onboarding {
-            return true;
-        }
-        self.quota.as_ref().is_none_or(|quota| quota.check().is_ok())
-    }
+/// Takes one of the quota, where a command would leave a tombstone.
+fn tombstone_allowed(quota: Option<&Arc<Quota>>, known: bool, asked: &Asked) -> bool {
+    known || asked.onboarding || quota.is_none_or(|quota| quota.check().is_ok())
 }
 
 impl Command for QuotedCancelPayment {
@@ -72,7 +67,7 @@ impl Command for QuotedCancelPayment {
         policy: &Policy,
     ) -> (Self::Answer, Option<Alarm>) {
         let payment = working.payment(&self.command.key);
-        let tombstone_allowed = self.tombstone_allowed(payment, asked);
+        let tombstone_allowed = tombstone_allowed(self.quota.as_ref(), payment.is_some(), asked);
         let asked = Asked { tombstone_allowed, ..asked.clone() };
         let decision = cancel_payment::decide(payment, &self.command, &asked, policy);
         if let Some(next) = decision.next {
@@ -189,12 +184,13 @@ pub struct CancelToken {
 }
 
 impl CancelToken {
-    pub(super) fn hashed(self, hashes: &HashRing) -> HashedCancelToken {
+    pub(super) fn hashed(self, hashes: &HashRing, quota: Option<Arc<Quota>>) -> HashedCancelToken {
         let keys = hashes.keys(&self.psp, &self.token);
         HashedCancelToken {
             keys,
             acquirer: self.acquirer,
             pass_through_info: self.pass_through_info,
+            quota,
         }
     }
 }
@@ -204,6 +200,7 @@ pub(super) struct HashedCancelToken {
     keys: Vec<TokenKey>,
     acquirer: AcquirerId,
     pass_through_info: Option<PassThroughInfo>,
+    quota: Option<Arc<Quota>>,
 }
 
 impl Command for HashedCancelToken {
@@ -239,7 +236,10 @@ impl Command for HashedCancelToken {
             acquirer: self.acquirer.clone(),
             pass_through_info: self.pass_through_info.clone(),
         };
-        let decision = cancel_token::decide(known, &command, asked);
+        let is_known = !matches!(known, Known::Unknown);
+        let tombstone_allowed = tombstone_allowed(self.quota.as_ref(), is_known, asked);
+        let asked = Asked { tombstone_allowed, ..asked.clone() };
+        let decision = cancel_token::decide(known, &command, &asked);
         if let Some(next) = decision.next {
             working.keep_token(&key, next.token);
             if let Some((key, authorization)) = next.authorization {

@@ -1,5 +1,7 @@
 //! Tokens become keyed hashes here, and nothing behind this knows them.
 
+use std::collections::HashSet;
+
 use aws_lc_rs::{digest, hmac};
 
 use crate::domain::{
@@ -16,6 +18,9 @@ pub enum HashKeyError {
     /// Too short to be a secret.
     #[error("hash key has {0} bytes, at least {KEY_BYTES_MIN} are needed")]
     TooShort(usize),
+    /// The same one twice.
+    #[error("a hash key is given twice; take one out")]
+    Twice,
     /// There is none.
     #[error("no hash key is given")]
     None,
@@ -40,7 +45,11 @@ impl HashRing {
         {
             return Err(HashKeyError::TooShort(short));
         }
-        let fingerprints = keys.iter().map(|key| fingerprint(key.as_ref())).collect();
+        let fingerprints: Vec<_> = keys.iter().map(|key| fingerprint(key.as_ref())).collect();
+        let distinct: HashSet<_> = fingerprints.iter().collect();
+        if distinct.len() < fingerprints.len() {
+            return Err(HashKeyError::Twice);
+        }
         let keys = keys.iter().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())).collect();
         Ok(Self { keys, fingerprints, primary: 0 })
     }
@@ -101,8 +110,9 @@ mod tests {
     }
 
     #[test]
-    fn a_short_key_or_none_is_refused() {
+    fn a_short_key_or_none_or_one_twice_is_refused() {
         assert_eq!(HashRing::new(&[[1u8; 31]]).err(), Some(HashKeyError::TooShort(31)));
         assert_eq!(HashRing::new::<[u8; 32]>(&[]).err(), Some(HashKeyError::None));
+        assert_eq!(HashRing::new(&[[1u8; 32], [1u8; 32]]).err(), Some(HashKeyError::Twice));
     }
 }

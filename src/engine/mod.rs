@@ -10,6 +10,8 @@ mod hash_ring;
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
+    process,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use governor::DefaultDirectRateLimiter;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -181,7 +184,15 @@ impl Engine {
             counters: Arc::clone(&counters),
             batch_max: limits.batch.max(1),
         };
-        let worker = tokio::spawn(worker.run(inbox));
+        let worker = tokio::spawn(async move {
+            // without it nothing is answered any more, while the process looks well: a restart is better
+            if AssertUnwindSafe(worker.run(inbox)).catch_unwind().await.is_err() {
+                tracing::error!(
+                    "the engine's worker panicked; stopping at once, nothing unanswered is lost"
+                );
+                process::abort();
+            }
+        });
         let (cancels, records) =
             (Arc::new(Semaphore::new(limits.queue)), Arc::new(Semaphore::new(limits.queue)));
         (
@@ -217,8 +228,8 @@ impl Engine {
         command: CancelPayment,
         caller: Caller,
     ) -> Result<cancel_payment::Outcome, Error> {
-        let quota = caller.client.as_ref().and_then(|client| self.tombstones.get(client)).cloned();
-        self.decide(&self.inner.cancels, QuotedCancelPayment { command, quota }, caller).await
+        let command = QuotedCancelPayment { command, quota: self.quota(&caller) };
+        self.decide(&self.inner.cancels, command, caller).await
     }
 
     /// See [`cancel_token`].
@@ -227,7 +238,7 @@ impl Engine {
         command: CancelToken,
         caller: Caller,
     ) -> Result<cancel_token::Outcome, Error> {
-        let command = command.hashed(&self.inner.hashes);
+        let command = command.hashed(&self.inner.hashes, self.quota(&caller));
         self.decide(&self.inner.cancels, command, caller).await
     }
 
@@ -297,6 +308,10 @@ impl Engine {
     /// Whether the store still is as if the wallet's history were not imported.
     pub async fn onboarding(&self) -> Result<bool, Error> {
         self.inner.store.onboarding().await.map_err(stored)
+    }
+
+    fn quota(&self, caller: &Caller) -> Option<Arc<Quota>> {
+        self.tombstones.get(caller.client.as_ref()?).cloned()
     }
 
     async fn decide<C: Command>(

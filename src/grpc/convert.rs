@@ -310,6 +310,7 @@ pub(super) fn token_cancelled(
             })
         }
         Outcome::NotYours => Err(status::refuse(ResultCode::AccessDenied)),
+        Outcome::TooManyTombstones => Err(status::refuse(ResultCode::RequestTrafficExceedLimit)),
         Outcome::Onboarding => Err(status::undecided(ONBOARDING)),
     }
 }

@@ -123,21 +123,27 @@ fn wake(state: &mut State) {
 pub(super) struct Stream<I> {
     io: I,
     conversation: Arc<Conversation>,
-    /// HTTP/2 frames are not watched, only timed while the connection has said nothing.
+    /// HTTP/2 frames are not watched, only timed until the connection has said that it speaks HTTP/2.
     watched: bool,
+    /// How much of that is still due, in bytes.
+    preface_left: usize,
     /// Read from the peer, not yet given to hyper.
     held: BytesMut,
     read_timer: Pin<Box<Sleep>>,
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// What every HTTP/2 connection begins with: `PRI * HTTP/2.0 …`. From then on hyper pings an idle peer.
+const PREFACE_BYTES: usize = 24;
 /// Room for bytes that are held back.
 const HELD_BYTES: usize = 8 * 1024;
 
 impl<I> Stream<I> {
     pub(super) fn new(io: I, conversation: Arc<Conversation>, watched: bool) -> Self {
         let read_timer = Box::pin(sleep_until(Instant::now()));
-        Self { io, conversation, watched, held: BytesMut::new(), read_timer, write_timer: None }
+        let preface_left = if watched { 0 } else { PREFACE_BYTES };
+        let held = BytesMut::new();
+        Self { io, conversation, watched, preface_left, held, read_timer, write_timer: None }
     }
 }
 
@@ -183,7 +189,7 @@ impl<I: AsyncRead + Unpin> Stream<I> {
                         state.reading = Reading::HeadRead;
                         length
                     }
-                    Found::BareLf(at) | Found::TwoEnds(at) => {
+                    Found::BareLf(at) | Found::Fragment(at) | Found::TwoEnds(at) => {
                         // hyper takes these but no NUL: it answers 400 and closes
                         if let Some(lf) = self.held.get_mut(at) {
                             *lf = 0;
@@ -201,6 +207,34 @@ impl<I: AsyncRead + Unpin> Stream<I> {
     }
 }
 
+impl<I: AsyncRead + Unpin> Stream<I> {
+    fn poll_unwatched(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, out);
+        if self.preface_left == 0 {
+            return read;
+        }
+        let length = out.filled().len().saturating_sub(before);
+        self.preface_left = self.preface_left.saturating_sub(length);
+        let waiting = self.conversation.state().waiting;
+        let (Poll::Pending, Waiting::Request(until)) = (&read, waiting) else { return read };
+        self.poll_deadline(cx, until)
+    }
+
+    /// Fails once the time is over; wakes the task then.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<io::Result<()>> {
+        if self.read_timer.deadline() != until {
+            self.read_timer.as_mut().reset(until);
+        }
+        ready!(self.read_timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
 impl<I: AsyncRead + Unpin> AsyncRead for Stream<I> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -209,7 +243,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Stream<I> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.watched {
-            return Pin::new(&mut this.io).poll_read(cx, out);
+            return this.poll_unwatched(cx, out);
         }
         loop {
             if this.give(out)? {
@@ -239,11 +273,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Stream<I> {
             let (Waiting::Request(until) | Waiting::Head(until)) = waiting else {
                 return Poll::Pending;
             };
-            if this.read_timer.deadline() != until {
-                this.read_timer.as_mut().reset(until);
-            }
-            ready!(this.read_timer.as_mut().poll(cx));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            return this.poll_deadline(cx, until);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Watches the bytes of HTTP/1.1 heads for what hyper takes and a proxy in front may read otherwise: a line that ends in
-//! a bare LF, and Content-Length beside Transfer-Encoding, of which hyper drops the first without a word.
+//! a bare LF, a fragment in the target, and Content-Length beside Transfer-Encoding: hyper drops the last two without a
+//! word.
 //!
 //! Then the two would disagree about where a request ends. RFC 9112 lets a recipient take both; a service that is signed
 //! for by path and body has nothing to gain from it.
@@ -21,11 +22,14 @@ pub(super) enum Head {
 
 /// The lines of a head so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a head")]
 pub(super) struct Lines {
     /// The last byte was CR.
     cr: bool,
     /// Bytes on this line so far, up to a few.
     line: u8,
+    /// The request line is over.
+    fields: bool,
     /// The first of them, in lower case.
     start: [u8; NAME_BYTES],
     /// A Content-Length was there.
@@ -43,6 +47,8 @@ pub(super) enum Found {
     End(usize),
     /// A line ends in a bare LF, at this byte.
     BareLf(usize),
+    /// The target has a fragment, from this byte on: hyper would cut it off, and what is signed for has it.
+    Fragment(usize),
     /// The end of the body is told twice, at this byte for the second time.
     TwoEnds(usize),
 }
@@ -58,8 +64,9 @@ impl Head {
             match byte {
                 b'\n' if !lines.cr => return Found::BareLf(at),
                 b'\n' if lines.line == 0 && begun => return Found::End(at.saturating_add(1)),
-                b'\n' => (lines.cr, lines.line) = (false, 0),
+                b'\n' => (lines.cr, lines.line, lines.fields) = (false, 0, begun),
                 b'\r' => lines.cr = true,
+                b'#' if !lines.fields => return Found::Fragment(at),
                 byte => {
                     begun = true;
                     lines.read(*byte);
@@ -130,6 +137,12 @@ mod tests {
         ] {
             assert!(matches!(Head::Before.read(both(first, second).as_bytes()), Found::More(_)));
         }
+    }
+
+    #[test]
+    fn a_fragment_is_found_in_the_request_line_alone() {
+        assert_eq!(Head::Before.read(b"\r\nPOST /a#b HTTP/1.1\r\n"), Found::Fragment(9));
+        assert!(matches!(Head::Before.read(b"POST /a HTTP/1.1\r\na: #\r\n"), Found::More(_)));
     }
 
     #[test]

@@ -98,11 +98,13 @@ impl Front {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let accepting = Arc::new(self);
+        // not shared with the connections: it closes when this loop ends, so that newcomers are refused and go elsewhere
+        let Self { listener, tls, protocol, bounds, connections: budget } = self;
+        let speaker = Arc::new(Speaker { tls, protocol, bounds });
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = accepting.listener.accept() => accepted,
+                accepted = listener.accept() => accepted,
             };
             let (socket, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -112,13 +114,22 @@ impl Front {
                 }
             };
             // over the cap: closed at once, because even a refusal would cost a handshake
-            let Some(share) = accepting.connections.take(peer.ip().into(), 1) else { continue };
-            let (front, service, stop) = (Arc::clone(&accepting), service.clone(), stop.clone());
+            let Some(share) = budget.take(peer.ip().into(), 1) else { continue };
+            let (speaker, service, stop) = (Arc::clone(&speaker), service.clone(), stop.clone());
             connections
-                .spawn(async move { front.connection(socket, peer, share, service, stop).await });
+                .spawn(async move { speaker.connection(socket, peer, share, service, stop).await });
         }
     }
+}
 
+/// What a connection needs of its front.
+struct Speaker {
+    tls: Option<Arc<ServerConfig>>,
+    protocol: Protocol,
+    bounds: Bounds,
+}
+
+impl Speaker {
     async fn connection<S, B>(
         &self,
         socket: TcpStream,
@@ -198,7 +209,8 @@ impl Front {
                     .timer(TokioTimer::new())
                     .header_read_timeout(None)
                     .max_buf_size(self.bounds.head_bytes)
-                    .half_close(false);
+                    // whoever has said all it has to say is answered all the same
+                    .half_close(true);
                 let connection = builder.serve_connection(stream, answer);
                 tokio::pin!(connection);
                 tokio::select! {

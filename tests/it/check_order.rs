@@ -1,6 +1,7 @@
 //! wire.md § Order of checks: the first failure answers, and who gets a signature for it.
 
 use crate::harness::{
+    eventually,
     json::{Answer, Api, Connection, Framing, Json, Request, payment_body, token_body},
     service::{OTHER_ACQUIRER, OTHER_PSP, Options, Service},
     unique, vectors,
@@ -389,7 +390,17 @@ fn bodies_over_the_budget_are_answered_u() {
         let service = Service::start(Options::set([setting, "limits.body_bytes=2000"]));
         let json = service.json();
         let first = json.request().body(padded(1_500));
-        let mut connection = in_flight(&first);
+        let announced = in_flight(&first);
+        // what is only announced shuts nobody out
+        json.request().body(padded(2_000)).send().expect("SUCCESS").assert_signed();
+        drop(announced);
+        // whichever of the two arrives last is refused: once it is the second, the first is counted
+        let mut connection = eventually("what has arrived counts", || {
+            let mut connection = in_flight(&first);
+            connection.write(&first.body[..1_450]);
+            let code = json.request().body(padded(600)).send().code();
+            (code == "REQUEST_TRAFFIC_EXCEED_LIMIT").then_some(connection)
+        });
         let second = json.request().body(padded(600)).send();
         second.expect("REQUEST_TRAFFIC_EXCEED_LIMIT").assert_signed();
         // before the client is looked at
@@ -398,8 +409,46 @@ fn bodies_over_the_budget_are_answered_u() {
         let second = json.request().framing(Framing::Chunked(100)).body(padded(600)).send();
         second.expect("REQUEST_TRAFFIC_EXCEED_LIMIT").assert_signed();
         json.request().body(padded(300)).send().expect("SUCCESS");
-        connection.write(&first.body);
+        connection.write(&first.body[1_450..]);
         first.answer_on(&mut connection).unwrap().expect("SUCCESS").assert_signed();
         json.request().body(padded(2_000)).send().expect("SUCCESS").assert_signed();
     }
+}
+
+#[test]
+fn a_target_with_a_fragment_is_refused_because_it_is_not_what_was_signed() {
+    let json = Service::shared().json();
+    let request = right(&json).target("/aps/api/v1/payments/cancelPayment#x");
+    let refused = request.send();
+    assert_eq!(refused.status, 400);
+}
+
+#[test]
+fn connect_is_no_request_and_opens_no_tunnel() {
+    let json = Service::shared().json();
+    let refused = json.request().method("CONNECT").target("wallet:443").send();
+    assert_eq!(refused.status, 400);
+}
+
+#[test]
+fn a_client_over_its_quota_of_tombstones_may_cancel_what_is_known() {
+    let quota = "clients.0.tombstones={ per_second = 1, burst = 2 }";
+    let service = Service::start(Options::set([quota]));
+    let json = service.json();
+    let token = || token_body(PSP, ACQUIRER, &unique("token"));
+    let first = right(&json);
+    first.send().expect("SUCCESS");
+    json.request().api(Api::CancelToken).body(token()).send().expect("INVALID_TOKEN");
+    // a burst of two is used up, and one comes back each second: of five at once, four are refused
+    let mut refused = 0;
+    for nth in 0..6 {
+        let unknown = if nth % 2 == 0 {
+            right(&json).send()
+        } else {
+            json.request().api(Api::CancelToken).body(token()).send()
+        };
+        refused += usize::from(unknown.code() == "REQUEST_TRAFFIC_EXCEED_LIMIT");
+    }
+    assert!(refused >= 3, "{refused} of 6 were refused");
+    first.send().expect("SUCCESS").assert_signed();
 }

@@ -265,3 +265,21 @@ fn a_longest_pass_through_info_of_wide_characters_fits_into_a_message() {
     let request = wire::CancelTokenRequest { pass_through_info, ..Grant::new().cancel("wide") };
     assert!(grpc.cancel_token(request).unwrap().result.is_some());
 }
+
+#[test]
+fn a_connection_that_never_says_it_speaks_http_2_is_closed() {
+    use std::{io::Read as _, net::TcpStream, time::Duration};
+    let service = Service::start(Options::set(["limits.first_byte_timeout=200ms"]));
+    for said in ["", "PRI * HTTP/2.0"] {
+        let mut socket = TcpStream::connect(service.ports().grpc).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        std::io::Write::write_all(&mut socket, said.as_bytes()).unwrap();
+        let mut rest = Vec::new();
+        // closed or reset, not silent
+        assert!(
+            !socket
+                .read_to_end(&mut rest)
+                .is_err_and(|error| { error.kind() == std::io::ErrorKind::WouldBlock })
+        );
+    }
+}

@@ -556,7 +556,9 @@ impl Store {
         let events = self.append(decision.events);
         let info = match &decision.outcome {
             cancel_token::Outcome::Decided { pass_through_info, .. } => pass_through_info.as_ref(),
-            cancel_token::Outcome::NotYours | cancel_token::Outcome::Onboarding => None,
+            cancel_token::Outcome::NotYours
+            | cancel_token::Outcome::TooManyTombstones
+            | cancel_token::Outcome::Onboarding => None,
         };
         let info = info.map(|info| name(info.as_str()));
         Answer { text: code(decision.outcome.code()), info, events, recorded }

@@ -33,11 +33,7 @@ pub(super) fn run(
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
     let schema: u32 = pragma(&transaction, "user_version").map_err(sqlite)?;
-    let application: i32 = pragma(&transaction, "application_id").map_err(sqlite)?;
-    let tables: u32 = transaction
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(sqlite)?;
-    if application != APPLICATION_ID && (tables > 0 || schema > 0) {
+    if is_foreign(&transaction).map_err(sqlite)? {
         return Err(OpenError::Foreign(path.to_owned()));
     }
     if schema == 0 {
@@ -76,6 +72,15 @@ pub(super) fn run(
         });
     }
     Ok(())
+}
+
+/// Whether a file is some other program's; an empty one is nobody's.
+pub(super) fn is_foreign(connection: &Connection) -> rusqlite::Result<bool> {
+    let application: i32 = pragma(connection, "application_id")?;
+    let schema: u32 = pragma(connection, "user_version")?;
+    let tables: u32 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok(application != APPLICATION_ID && (tables > 0 || schema > 0))
 }
 
 /// Refuses a file that is not a store of ours.

@@ -19,7 +19,7 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
-use tokio::task;
+use tokio::{sync::Semaphore, task};
 
 use super::{Batch, Error, Granted, Pending, Positioned, Store};
 use crate::domain::{
@@ -29,6 +29,8 @@ use crate::domain::{
 
 /// Readers kept open; more are opened while more are needed, and closed again.
 const READERS_KEPT: usize = 4;
+/// Reads at once: a burst of them must not take every blocking thread and file handle.
+const READS_MAX: usize = 32;
 
 /// Why a database file cannot be used. Always fatal at start.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +103,8 @@ pub struct Sqlite {
     partitions: Partitions,
     writer: writer::Writer,
     readers: Arc<Mutex<Vec<Connection>>>,
+    /// Reads at once.
+    reading: Arc<Semaphore>,
     /// Held as long as the store is open: one process at a time.
     _lock: File,
 }
@@ -121,10 +125,15 @@ impl Sqlite {
         make(path)?;
         let mut connection = connect(path).map_err(|source| opening(path, source))?;
         migrate::run(&mut connection, path, partitions)?;
+        make_durable(&connection).map_err(|source| opening(path, source))?;
         let primary = migrate::admit_hash_keys(&mut connection, path, hash_keys)?;
-        let writer = writer::Writer::start(connection, partitions);
-        let readers = Arc::default();
-        Ok((Self { path: path.to_owned(), partitions, writer, readers, _lock: lock }, primary))
+        let writer = writer::Writer::start(connection, partitions)
+            .map_err(|source| OpenError::Open { path: path.to_owned(), source: source.into() })?;
+        let (readers, reading) = (Arc::default(), Arc::new(Semaphore::new(READS_MAX)));
+        Ok((
+            Self { path: path.to_owned(), partitions, writer, readers, reading, _lock: lock },
+            primary,
+        ))
     }
 
     /// Waits for the writer to end: everything accepted before is committed or refused when this returns.
@@ -151,9 +160,12 @@ impl Sqlite {
         &self,
         query: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let permit = Arc::clone(&self.reading).acquire_owned().await.map_err(|_| Error::Closed)?;
         let readers = Arc::clone(&self.readers);
         let path = self.path.clone();
         let run = move || {
+            // held to the end of the work, also if nobody waits for it any more
+            let _permit = permit;
             let kept = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match kept {
                 Some(connection) => connection,
@@ -232,6 +244,21 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// Brings everything that can be read onto the disk, before any of it is answered from.
+///
+/// A process that was killed between writing the WAL and syncing it leaves commits that recovery reads back from the
+/// page cache and a power loss would still take. A repeat answered from them would be a SUCCESS that can vanish.
+fn make_durable(connection: &Connection) -> rusqlite::Result<()> {
+    let busy: i64 =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy == 0 {
+        return Ok(());
+    }
+    let code = ffi::Error { code: ErrorCode::DatabaseBusy, extended_code: ffi::SQLITE_BUSY };
+    let why = "another program reads it, so that its log cannot be made durable";
+    Err(rusqlite::Error::SqliteFailure(code, Some(why.to_owned())))
+}
+
 /// Makes the file, if it is not there, readable by its owner only: SQLite's own files beside it get the same mode.
 fn make(path: &Path) -> Result<(), OpenError> {
     let mut options = File::options();
@@ -249,6 +276,10 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     settle(&connection)?;
+    if migrate::is_foreign(&connection)? {
+        // not touched: even the change to WAL would be one
+        return Ok(connection);
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

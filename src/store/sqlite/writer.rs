@@ -1,9 +1,11 @@
 //! The one thread that writes: a batch a transaction, checkpoints while nothing waits.
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -15,10 +17,12 @@ use super::{
 };
 use crate::domain::key::Partitions;
 
-/// Rows written since the last checkpoint from which an idle writer makes one.
+/// Rows written since the last checkpoint from which a writer that has had nothing to do for [`IDLE`] makes one.
 const CHECKPOINT_IDLE_ROWS: usize = 512;
-/// From here on it makes one though somebody waits: the WAL must not grow without bound.
-const CHECKPOINT_BUSY_ROWS: usize = 65_536;
+/// From here on it makes one though somebody may wait: the WAL must not grow without bound.
+const CHECKPOINT_BUSY_ROWS: usize = 8_192;
+/// The engine sends its next batch once the last one is answered, so an empty inbox alone does not mean that nobody waits.
+const IDLE: Duration = Duration::from_millis(20);
 
 type Answered = (Box<dyn Batch>, Result<(), Error>);
 
@@ -34,13 +38,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, partitions: Partitions) -> Self {
+    pub(super) fn start(connection: Connection, partitions: Partitions) -> io::Result<Self> {
         let (jobs, inbox) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("sqlite-writer".to_owned())
-            .spawn(move || run(connection, &inbox, partitions))
-            .ok();
-        Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(thread) }
+            .spawn(move || run(connection, &inbox, partitions))?;
+        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
     }
 
     fn send(&self, job: Job) -> Result<(), Job> {
@@ -99,19 +102,19 @@ impl Batch for Lost {
 fn run(mut connection: Connection, inbox: &mpsc::Receiver<Job>, partitions: Partitions) {
     let mut rows = 0usize;
     loop {
-        let job = match inbox.try_recv() {
+        let waited = if rows >= CHECKPOINT_IDLE_ROWS {
+            inbox.recv_timeout(IDLE)
+        } else {
+            inbox.recv().map_err(|mpsc::RecvError| mpsc::RecvTimeoutError::Disconnected)
+        };
+        let job = match waited {
             Ok(job) => job,
-            Err(mpsc::TryRecvError::Disconnected) => break,
-            Err(mpsc::TryRecvError::Empty) => {
-                if rows >= CHECKPOINT_IDLE_ROWS {
-                    checkpoint(&connection);
-                    rows = 0;
-                }
-                match inbox.recv() {
-                    Ok(job) => job,
-                    Err(mpsc::RecvError) => break,
-                }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                checkpoint(&connection);
+                rows = 0;
+                continue;
             }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
         };
         match job {
             Job::Commit(mut batch, answer) => {
