@@ -1,7 +1,6 @@
 //! Commands that are decided in one transaction.
 
 use std::{
-    collections::{HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
@@ -9,18 +8,13 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{CLOCK_SKEW_MAX, Clock, Counters, Error, command::Command};
+use super::{CLOCK_SKEW_MAX, Clock, Counters, Error, command::Command, working::Working};
 use crate::{
     domain::{
         Alarm, Asked,
-        authorization::Authorization,
-        event::Event,
-        id::{ClientId, TokenHash, TraceId},
-        key::{AuthorizationKey, PaymentKey, TokenKey},
-        payment::Payment,
+        id::{ClientId, TraceId},
         policy::Policy,
         time::Timestamp,
-        token::Token,
     },
     store::{self, Batch, Changes, Known, Wanted},
 };
@@ -149,89 +143,4 @@ impl Batch for Decisions {
 
 fn agree(ours: Timestamp, theirs: Timestamp) -> bool {
     u128::from(ours.unix_ms.abs_diff(theirs.unix_ms)) <= CLOCK_SKEW_MAX.as_millis()
-}
-
-/// The states of a transaction: what was loaded, as the commands of the batch change it one after the other.
-pub(super) struct Working {
-    payments: HashMap<PaymentKey, Payment>,
-    authorizations: HashMap<AuthorizationKey, Authorization>,
-    tokens: HashMap<TokenHash, Token>,
-    changed_payments: HashSet<PaymentKey>,
-    changed_authorizations: HashSet<AuthorizationKey>,
-    changed_tokens: HashSet<TokenKey>,
-    events: Vec<Event>,
-}
-
-impl Working {
-    fn new(known: Known) -> Self {
-        let Known { payments, authorizations, tokens, onboarding: _, clock: _ } = known;
-        Self {
-            payments,
-            authorizations,
-            tokens,
-            changed_payments: HashSet::new(),
-            changed_authorizations: HashSet::new(),
-            changed_tokens: HashSet::new(),
-            events: Vec::new(),
-        }
-    }
-
-    pub(super) fn payment(&self, key: &PaymentKey) -> Option<&Payment> {
-        self.payments.get(key)
-    }
-
-    pub(super) fn authorization(&self, key: &AuthorizationKey) -> Option<&Authorization> {
-        self.authorizations.get(key)
-    }
-
-    pub(super) fn token(&self, key: &TokenKey) -> Option<&Token> {
-        self.tokens.get(&key.hash)
-    }
-
-    /// The key a token is known under, or the one for a new token.
-    pub(super) fn token_key<'a>(&self, keys: &'a [TokenKey]) -> Option<&'a TokenKey> {
-        keys.iter().find(|key| self.tokens.contains_key(&key.hash)).or(keys.first())
-    }
-
-    pub(super) fn keep_payment(&mut self, key: &PaymentKey, payment: Payment) {
-        self.payments.insert(key.clone(), payment);
-        self.changed_payments.insert(key.clone());
-    }
-
-    pub(super) fn keep_authorization(
-        &mut self,
-        key: &AuthorizationKey,
-        authorization: Authorization,
-    ) {
-        self.authorizations.insert(key.clone(), authorization);
-        self.changed_authorizations.insert(key.clone());
-    }
-
-    pub(super) fn keep_token(&mut self, key: &TokenKey, token: Token) {
-        self.tokens.insert(key.hash, token);
-        self.changed_tokens.insert(key.clone());
-    }
-
-    pub(super) fn announce(&mut self, events: Vec<Event>) {
-        self.events.extend(events);
-    }
-
-    fn changes(mut self) -> Changes {
-        let payments = self
-            .changed_payments
-            .into_iter()
-            .filter_map(|key| self.payments.remove(&key).map(|state| (key, state)))
-            .collect();
-        let authorizations = self
-            .changed_authorizations
-            .into_iter()
-            .filter_map(|key| self.authorizations.remove(&key).map(|state| (key, state)))
-            .collect();
-        let tokens = self
-            .changed_tokens
-            .into_iter()
-            .filter_map(|key| self.tokens.remove(&key.hash).map(|state| (key, state)))
-            .collect();
-        Changes { payments, authorizations, tokens, events: self.events }
-    }
 }

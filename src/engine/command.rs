@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Quota, batch::Working, hash_ring::HashRing};
+use super::{Quota, hash_ring::HashRing, working::Working};
 use crate::{
     domain::{
         Alarm, Asked,

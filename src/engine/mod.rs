@@ -7,6 +7,7 @@
 mod batch;
 mod command;
 mod hash_ring;
+mod working;
 
 use std::{
     collections::HashMap,
