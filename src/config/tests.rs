@@ -630,7 +630,7 @@ fn everything() -> String {
     [admin]
     listen = "127.0.0.1:3"
     [store]
-    url = "sqlite:///tmp/a b.db"
+    url = "sqlite:///srv/a b.db"
     partitions = 1024
     [[identity.keys]]
     version = "1"

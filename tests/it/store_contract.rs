@@ -892,6 +892,30 @@ pub mod embedded {
     }
 
     #[test]
+    fn what_a_killed_process_left_in_its_log_is_in_the_database_before_it_is_answered_from() {
+        block_on(async {
+            let running = Folder::open().await;
+            let changes =
+                Changes { payments: vec![(payment_key("p"), initiated(1))], ..Changes::default() };
+            write(&running.store(), changes).await.expect("a commit");
+            // what a kill leaves behind: the files as they are, nothing closed in order
+            let left = TempDir::new().expect("a folder");
+            for name in ["state.db", "state.db-wal"] {
+                fs::copy(running.dir.path().join(name), left.path().join(name)).expect("a copy");
+            }
+            let log = |dir: &TempDir| {
+                fs::metadata(dir.path().join("state.db-wal")).map_or(0, |file| file.len())
+            };
+            assert!(log(&left) > 0, "the commit is still in the log");
+
+            let (sqlite, _) = open(&left).expect("the database");
+            assert_eq!(log(&left), 0, "the log was synced, moved into the database, and cut");
+            let payment = sqlite.payment(payment_key("p")).await.expect("a read");
+            assert_eq!(payment, Some(initiated(1)));
+        });
+    }
+
+    #[test]
     fn an_import_completed_by_another_process_is_noticed_with_the_next_commit() {
         block_on(async {
             let folder = Folder::open().await;
