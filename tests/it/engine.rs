@@ -544,13 +544,17 @@ async fn a_store_that_never_answers_gives_nobody_an_outcome_and_bounds_who_waits
     const FEW: Limits = Limits { queue: 8, batch: 4 };
     let house = House::with(FEW).await;
     house.store.fail("p0", Fault::Silence);
-    let asked: Vec<_> = (0..8)
-        .map(|nth| {
-            let engine = house.engine.clone();
-            let wait = Duration::from_millis(50);
-            tokio::spawn(async move { cancel(&engine, &format!("p{nth}"), wait).await })
-        })
-        .collect();
+    let ask = |nth| {
+        let engine = house.engine.clone();
+        let wait = Duration::from_millis(200);
+        tokio::spawn(async move { cancel(&engine, &format!("p{nth}"), wait).await })
+    };
+    let mut asked = vec![ask(0)];
+    // alone, so that the others stand behind its batch and not before it
+    while house.store.batches().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    asked.extend((1..8).map(ask));
     for asked in asked {
         let answer = asked.await.expect("no panic");
         assert!(matches!(answer, Err(Error::DeadlinePassed)), "{answer:?}");
