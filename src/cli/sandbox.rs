@@ -25,6 +25,7 @@ use crate::{
         token::TokenKind,
     },
     engine::{self, RecordToken},
+    store::StandingChange,
     telemetry,
 };
 
@@ -117,7 +118,7 @@ impl Sandbox {
 
     /// Records the samples and cancels them; whether both went well.
     async fn play(&self, running: &Running) -> anyhow::Result<bool> {
-        running.engine.complete_import().await?;
+        running.engine.change_standing(StandingChange::ImportComplete).await?;
         record_samples(&running.engine).await?;
         let caller = self.caller()?;
         let mut good = true;

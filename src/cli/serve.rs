@@ -65,7 +65,7 @@ impl Serve {
         }
         allow_connections(&loaded.settings);
         let running = start(&loaded.settings).await?;
-        if running.engine.onboarding().await.unwrap_or(true) {
+        if running.engine.standing().await.is_ok_and(|standing| standing.onboarding) {
             tracing::warn!(
                 "the store is in onboarding: unknown payments and tokens are answered U until `alipayplus-cancel import complete`"
             );

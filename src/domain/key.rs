@@ -31,6 +31,28 @@ pub struct TokenKey {
     pub hash: TokenHash,
 }
 
+impl PaymentKey {
+    /// The partition it lives in.
+    pub fn partition(&self, partitions: Partitions) -> u16 {
+        Subject::Payment(self.clone()).partition(partitions)
+    }
+}
+
+impl AuthorizationKey {
+    /// The partition it lives in.
+    pub fn partition(&self, partitions: Partitions) -> u16 {
+        Subject::Authorization(self.clone()).partition(partitions)
+    }
+}
+
+impl TokenKey {
+    /// The partition under whose lock it is recorded and cancelled, because its authorization's is not known before the
+    /// token is: the first four bytes of the hash, big-endian, modulo the number of partitions.
+    pub fn partition(&self, partitions: Partitions) -> u16 {
+        partitions.place(self.hash.0.first_chunk().copied().unwrap_or_default())
+    }
+}
+
 /// What a payment's and an authorization's keys have in common: a partition of the store, and events.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
@@ -81,9 +103,7 @@ impl Subject {
     /// The partition: the first four bytes of the digest, big-endian, modulo the number of partitions.
     pub fn partition(&self, partitions: Partitions) -> u16 {
         let digest = self.digest("");
-        let head = digest.as_ref().first_chunk::<4>().copied().unwrap_or_default();
-        let place = u32::from_be_bytes(head).checked_rem(u32::from(partitions.0)).unwrap_or(0);
-        u16::try_from(place).unwrap_or(0) // below a u16 by the remainder
+        partitions.place(digest.as_ref().first_chunk().copied().unwrap_or_default())
     }
 }
 
@@ -105,6 +125,11 @@ impl Partitions {
     /// The number.
     pub const fn count(self) -> u16 {
         self.0
+    }
+
+    fn place(self, head: [u8; 4]) -> u16 {
+        let place = u32::from_be_bytes(head).checked_rem(u32::from(self.0)).unwrap_or(0);
+        u16::try_from(place).unwrap_or(0) // below a u16 by the remainder
     }
 }
 

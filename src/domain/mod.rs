@@ -9,6 +9,7 @@ pub mod amount;
 pub mod authorization;
 pub mod cancel_payment;
 pub mod cancel_token;
+pub mod consumer;
 pub mod event;
 pub mod id;
 pub mod introspect_token;

@@ -97,6 +97,7 @@ pub(super) struct Decisions {
     entries: Entries,
     clock: Arc<dyn Clock>,
     policy: Arc<Policy>,
+    deadline: Instant,
 }
 
 impl Decisions {
@@ -104,8 +105,9 @@ impl Decisions {
         entries: Vec<Box<dyn AnyEntry>>,
         clock: Arc<dyn Clock>,
         policy: Arc<Policy>,
+        deadline: Instant,
     ) -> Self {
-        Self { entries: Arc::new(Mutex::new(entries)), clock, policy }
+        Self { entries: Arc::new(Mutex::new(entries)), clock, policy, deadline }
     }
 
     pub(super) fn entries(&self) -> Entries {
@@ -138,6 +140,10 @@ impl Batch for Decisions {
             entry.decide(&mut working, asked.clone(), &self.policy);
         }
         working.changes()
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
     }
 }
 

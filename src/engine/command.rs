@@ -9,7 +9,8 @@ use crate::{
         cancel_payment::{self, CancelPayment},
         cancel_token::{self, Known},
         id::{AcquirerId, ClientId, PassThroughInfo, PspId, Token, TraceId},
-        key::{AuthorizationKey, TokenKey},
+        introspect_token::{self, Active},
+        key::{AuthorizationKey, Partitions, PaymentKey, TokenKey},
         payment::Payment,
         policy::Policy,
         record_fund_return::{self, RecordFundReturn},
@@ -30,6 +31,8 @@ pub(super) trait Command: Send + 'static {
     const NAME: &str;
 
     fn wanted(&self, wanted: &mut Wanted);
+    /// Where its state lives; of a command about tokens, one of the places.
+    fn partition(&self, partitions: Partitions) -> u16;
     fn decide(
         &self,
         working: &mut Working,
@@ -38,6 +41,10 @@ pub(super) trait Command: Send + 'static {
     ) -> (Self::Answer, Option<Alarm>);
     /// One line for each cancellation; nothing for the rest.
     fn log(&self, _: &Self::Answer, _: Option<&ClientId>, _: Option<TraceId>) {}
+}
+
+fn token_partition(keys: &[TokenKey], partitions: Partitions) -> u16 {
+    keys.first().map_or(0, |key| key.partition(partitions))
 }
 
 /// A CancelPayment with its client's quota of tombstones.
@@ -58,6 +65,10 @@ impl Command for QuotedCancelPayment {
 
     fn wanted(&self, wanted: &mut Wanted) {
         wanted.payments.push(self.command.key.clone());
+    }
+
+    fn partition(&self, partitions: Partitions) -> u16 {
+        self.command.key.partition(partitions)
     }
 
     fn decide(
@@ -99,6 +110,10 @@ impl Command for RecordPayment {
         wanted.payments.push(self.key.clone());
     }
 
+    fn partition(&self, partitions: Partitions) -> u16 {
+        self.key.partition(partitions)
+    }
+
     fn decide(
         &self,
         working: &mut Working,
@@ -122,6 +137,10 @@ impl Command for RecordFundReturn {
         wanted.payments.push(self.key.clone());
     }
 
+    fn partition(&self, partitions: Partitions) -> u16 {
+        self.key.partition(partitions)
+    }
+
     fn decide(
         &self,
         working: &mut Working,
@@ -142,6 +161,10 @@ impl Command for RevokeAuthorization {
 
     fn wanted(&self, wanted: &mut Wanted) {
         wanted.authorizations.push(self.key.clone());
+    }
+
+    fn partition(&self, partitions: Partitions) -> u16 {
+        self.key.partition(partitions)
     }
 
     fn decide(
@@ -209,6 +232,10 @@ impl Command for HashedCancelToken {
 
     fn wanted(&self, wanted: &mut Wanted) {
         wanted.tokens.extend(self.keys.iter().cloned());
+    }
+
+    fn partition(&self, partitions: Partitions) -> u16 {
+        token_partition(&self.keys, partitions)
     }
 
     fn decide(
@@ -322,6 +349,10 @@ impl Command for HashedRecordToken {
         wanted.authorizations.push(self.authorization.clone());
     }
 
+    fn partition(&self, partitions: Partitions) -> u16 {
+        token_partition(&self.keys, partitions)
+    }
+
     fn decide(
         &self,
         working: &mut Working,
@@ -357,5 +388,67 @@ impl Command for HashedRecordToken {
         }
         working.announce(decision.events);
         (decision.outcome, decision.alarm)
+    }
+}
+
+/// An IntrospectToken that rides in a transaction: where a deposed server may still answer plain reads, only a commit
+/// proves that what was read holds.
+pub(super) struct LookUpToken(pub(super) Vec<TokenKey>);
+
+impl Command for LookUpToken {
+    type Answer = Option<Active>;
+    const NAME: &str = "introspect_token";
+
+    fn wanted(&self, wanted: &mut Wanted) {
+        wanted.tokens.extend(self.0.iter().cloned());
+    }
+
+    fn partition(&self, partitions: Partitions) -> u16 {
+        token_partition(&self.0, partitions)
+    }
+
+    fn decide(
+        &self,
+        working: &mut Working,
+        asked: &Asked,
+        _: &Policy,
+    ) -> (Self::Answer, Option<Alarm>) {
+        let found = working.token_key(&self.0).and_then(|key| {
+            let token = working.token(key)?;
+            let authorization = match token {
+                token::Token::Recorded(recorded) => working.authorization(&AuthorizationKey {
+                    psp: key.psp.clone(),
+                    authorization: recorded.authorization.clone(),
+                }),
+                token::Token::DeadOnArrival(_) => None,
+            };
+            Some((token.clone(), authorization.cloned()))
+        });
+        (introspect_token::decide(found, asked.now), None)
+    }
+}
+
+/// A GetPayment that rides in a transaction, for the same reason.
+pub(super) struct LookUpPayment(pub(super) PaymentKey);
+
+impl Command for LookUpPayment {
+    type Answer = Option<Payment>;
+    const NAME: &str = "get_payment";
+
+    fn wanted(&self, wanted: &mut Wanted) {
+        wanted.payments.push(self.0.clone());
+    }
+
+    fn partition(&self, partitions: Partitions) -> u16 {
+        self.0.partition(partitions)
+    }
+
+    fn decide(
+        &self,
+        working: &mut Working,
+        _: &Asked,
+        _: &Policy,
+    ) -> (Self::Answer, Option<Alarm>) {
+        (working.payment(&self.0).cloned(), None)
     }
 }

@@ -1,7 +1,7 @@
 //! From a command to its answer: queue → batch → store transaction that runs `decide` → answer after the commit.
 //!
-//! A commit costs an fsync, a decision microseconds. So commands queue, and the worker takes everything that waits into
-//! one transaction: alone, a command waits for nobody; under load, the batch grows by itself. An answer leaves only
+//! A commit costs an fsync or round trips, a decision microseconds. So commands queue, and a worker takes everything that
+//! waits into one transaction: alone, a command waits for nobody; under load, the batch grows by itself. An answer leaves only
 //! once its commit is known to be durable, and an [`Error`] is never an answer: whoever gets one asks again.
 
 mod batch;
@@ -24,13 +24,13 @@ use futures_util::FutureExt as _;
 use governor::DefaultDirectRateLimiter;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time,
 };
 
 use self::{
     batch::{Entry, Waiting},
-    command::{Command, QuotedCancelPayment},
+    command::{Command, LookUpPayment, LookUpToken, QuotedCancelPayment},
 };
 pub use self::{
     command::{CancelToken, RecordToken},
@@ -52,7 +52,7 @@ use crate::{
         revoke_authorization::{self, RevokeAuthorization},
         time::Timestamp,
     },
-    store::{self, Store},
+    store::{self, Standing, StandingChange, Store},
 };
 
 /// Why there is no answer. Whoever gets one does not know whether anything happened, unless a variant says so.
@@ -149,7 +149,7 @@ pub type Quota = DefaultDirectRateLimiter;
 /// How many tombstones each client may leave; who is not in it may leave any number.
 pub type Tombstones = HashMap<ClientId, Arc<Quota>>;
 
-/// The engine's handle; clones share one worker.
+/// The engine's handle; clones share the workers.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -160,14 +160,16 @@ struct Inner {
     store: Arc<dyn Store>,
     hashes: HashRing,
     clock: Arc<dyn Clock>,
-    queue: mpsc::UnboundedSender<Waiting>,
+    /// One queue a lane of the store's.
+    queues: Vec<mpsc::UnboundedSender<Waiting>>,
     cancels: Arc<Semaphore>,
     records: Arc<Semaphore>,
     counters: Arc<Counters>,
 }
 
 impl Engine {
-    /// Starts the worker. It ends, all accepted commands done, when the last handle is gone: await the second value.
+    /// Starts the workers, one a lane of the store's. They end, all accepted commands done, when the last handle is gone:
+    /// await the second value.
     pub fn start(
         store: Arc<dyn Store>,
         hashes: HashRing,
@@ -175,33 +177,37 @@ impl Engine {
         clock: Arc<dyn Clock>,
         limits: Limits,
     ) -> (Self, JoinHandle<()>) {
-        // unbounded in name only: what may wait is bounded by the two semaphores
-        let (queue, inbox) = mpsc::unbounded_channel();
         let counters = Arc::new(Counters::default());
-        let worker = Worker {
-            store: Arc::clone(&store),
-            policy,
-            clock: Arc::clone(&clock),
-            counters: Arc::clone(&counters),
-            batch_max: limits.batch.max(1),
-        };
-        let worker = tokio::spawn(async move {
-            // without it nothing is answered any more, while the process looks well: a restart is better
-            if AssertUnwindSafe(worker.run(inbox)).catch_unwind().await.is_err() {
-                tracing::error!(
-                    "the engine's worker panicked; stopping at once, nothing unanswered is lost"
-                );
-                process::abort();
-            }
-        });
+        let (mut queues, mut workers) = (Vec::new(), JoinSet::new());
+        for _ in 0..store.lanes().max(1) {
+            // unbounded in name only: what may wait is bounded by the two semaphores
+            let (queue, inbox) = mpsc::unbounded_channel();
+            queues.push(queue);
+            let worker = Worker {
+                store: Arc::clone(&store),
+                policy: Arc::clone(&policy),
+                clock: Arc::clone(&clock),
+                counters: Arc::clone(&counters),
+                batch_max: limits.batch.max(1),
+            };
+            workers.spawn(async move {
+                // without it nothing is answered any more, while the process looks well: a restart is better
+                if AssertUnwindSafe(worker.run(inbox)).catch_unwind().await.is_err() {
+                    tracing::error!(
+                        "the engine's worker panicked; stopping at once, nothing unanswered is lost"
+                    );
+                    process::abort();
+                }
+            });
+        }
         let (cancels, records) =
             (Arc::new(Semaphore::new(limits.queue)), Arc::new(Semaphore::new(limits.queue)));
         (
             Self {
-                inner: Arc::new(Inner { store, hashes, clock, queue, cancels, records, counters }),
+                inner: Arc::new(Inner { store, hashes, clock, queues, cancels, records, counters }),
                 tombstones: Arc::default(),
             },
-            worker,
+            tokio::spawn(workers.join_all().map(drop)),
         )
     }
 
@@ -288,6 +294,9 @@ impl Engine {
         caller: Caller,
     ) -> Result<Option<Active>, Error> {
         let keys = self.inner.hashes.keys(psp, token);
+        if self.inner.store.shared() {
+            return self.decide(&self.inner.records, LookUpToken(keys), caller).await;
+        }
         let found = within(caller.deadline, self.inner.store.token(keys)).await?;
         Ok(introspect_token::decide(found, self.inner.clock.now()))
     }
@@ -298,17 +307,20 @@ impl Engine {
         key: PaymentKey,
         caller: Caller,
     ) -> Result<Option<Payment>, Error> {
+        if self.inner.store.shared() {
+            return self.decide(&self.inner.records, LookUpPayment(key), caller).await;
+        }
         within(caller.deadline, self.inner.store.payment(key)).await
     }
 
-    /// Ends onboarding: from now on, unknown means unknown.
-    pub async fn complete_import(&self) -> Result<(), Error> {
-        self.inner.store.complete_import().await.map_err(stored)
+    /// What holds for the store as a whole.
+    pub async fn standing(&self) -> Result<Standing, Error> {
+        self.inner.store.standing().await.map_err(stored)
     }
 
-    /// Whether the store still is as if the wallet's history were not imported.
-    pub async fn onboarding(&self) -> Result<bool, Error> {
-        self.inner.store.onboarding().await.map_err(stored)
+    /// Changes it.
+    pub async fn change_standing(&self, change: StandingChange) -> Result<Standing, Error> {
+        self.inner.store.change_standing(change).await.map_err(stored)
     }
 
     fn quota(&self, caller: &Caller) -> Option<Arc<Quota>> {
@@ -324,8 +336,12 @@ impl Engine {
         let permit = Arc::clone(share).try_acquire_owned().map_err(|_| Error::Full)?;
         let deadline = caller.deadline;
         let (answer, answered) = oneshot::channel();
+        // the same partition goes the same lane, so that lanes wait for each other as little as may be
+        let partition = command.partition(self.inner.store.partitions());
+        let lane = usize::from(partition).checked_rem(self.inner.queues.len()).unwrap_or(0);
+        let queue = self.inner.queues.get(lane).ok_or(Error::Stopping)?;
         let entry = Box::new(Entry::new(command, caller.client, caller.trace, answer));
-        self.inner.queue.send(Waiting { entry, deadline, permit }).map_err(|_| Error::Stopping)?;
+        queue.send(Waiting { entry, deadline, permit }).map_err(|_| Error::Stopping)?;
         match time::timeout_at(deadline.into(), answered).await {
             Ok(Ok(answer)) => answer,
             // the worker leaves out whoever's deadline has passed, and may notice that first
@@ -367,24 +383,25 @@ impl Worker {
         let mut waiting = Vec::with_capacity(self.batch_max);
         while inbox.recv_many(&mut waiting, self.batch_max).await > 0 {
             let now = Instant::now();
+            let deadline = waiting.iter().map(|waiting| waiting.deadline).max().unwrap_or(now);
             let (entries, permits): (Vec<_>, Vec<OwnedSemaphorePermit>) = waiting
                 .drain(..)
                 // whoever stopped waiting was told "unknown"; leaving it out keeps a backlog from growing
                 .filter(|waiting| waiting.deadline > now)
                 .map(|waiting| (waiting.entry, waiting.permit))
                 .unzip();
-            self.commit(entries).await;
+            self.commit(entries, deadline).await;
             drop(permits);
         }
     }
 
     /// Commits a batch; one that the store refuses for its data is tried again by halves, so that only the culprit fails.
-    async fn commit(&self, entries: Vec<Box<dyn batch::AnyEntry>>) {
+    async fn commit(&self, entries: Vec<Box<dyn batch::AnyEntry>>, deadline: Instant) {
         let mut batches = vec![entries];
         while let Some(entries) = batches.pop().filter(|entries| !entries.is_empty()) {
             let size = entries.len();
-            let batch =
-                batch::Decisions::new(entries, Arc::clone(&self.clock), Arc::clone(&self.policy));
+            let (clock, policy) = (Arc::clone(&self.clock), Arc::clone(&self.policy));
+            let batch = batch::Decisions::new(entries, clock, policy, deadline);
             let shared = batch.entries();
             let (_, result) = self.store.commit(Box::new(batch)).await;
             let mut entries = batch::reclaim(&shared);

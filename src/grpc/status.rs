@@ -84,6 +84,11 @@ pub(super) fn failed(error: &engine::Error) -> Status {
             "the service is stopping; send the same request again",
         ),
         engine::Error::Store(source) => match **source {
+            store::Error::Suspect(_) => unknown(
+                Code::Unavailable,
+                ResultCode::UnknownException,
+                "the store may have lost commits; nothing is decided until `reconcile`",
+            ),
             store::Error::Unavailable(_)
             | store::Error::Closed
             | store::Error::CommitUnknown(_) => {

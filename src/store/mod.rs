@@ -21,10 +21,12 @@
 //!
 //! A store keeps records of its own and converts; stored bytes outlive a renamed field. It never sees a token.
 
-use std::{collections::HashMap, future::Future, pin::Pin};
+use std::{collections::HashMap, future::Future, pin::Pin, time::Instant};
 
 use crate::domain::{
+    amount::Amount,
     authorization::Authorization,
+    consumer::{Consumer, ConsumerName},
     event::{Event, EventId},
     id::TokenHash,
     key::{AuthorizationKey, Partitions, PaymentKey, TokenKey},
@@ -33,6 +35,7 @@ use crate::domain::{
     token::Token,
 };
 
+mod record;
 pub mod sqlite;
 
 /// Why a store could not do what it was asked.
@@ -50,6 +53,9 @@ pub enum Error {
     /// What was read is not what was written. Nothing was committed.
     #[error("stored {0} is damaged")]
     Damaged(&'static str),
+    /// The store may have lost commits (it was restored from a backup, say), so it decides nothing until `reconcile`.
+    #[error("store is suspect: {0}; nothing is decided until `reconcile`")]
+    Suspect(String),
     /// The store is closing. Nothing was committed.
     #[error("store is closing")]
     Closed,
@@ -106,6 +112,8 @@ pub trait Batch: Send {
     fn wanted(&self) -> Wanted;
     /// Decides. A store that has to try again calls it again, with what it knows then.
     fn decide(&mut self, known: Known) -> Changes;
+    /// When nobody waits for it any more: a store tries again until then, not longer.
+    fn deadline(&self) -> Instant;
 }
 
 /// A token with its authorization; one that was dead on arrival has none.
@@ -124,10 +132,149 @@ pub struct Positioned {
     pub event: Event,
 }
 
+/// A place in one partition: behind the event at `position`; 0 is before the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Which partition.
+    pub partition: u16,
+    /// The last event passed.
+    pub position: u64,
+}
+
+/// How far a partition goes. All of it is durable: it survives whatever an answer survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The last event; 0 if there never was one.
+    pub position: u64,
+    /// The last event that was purged; 0 if none was. The earliest there is stands behind it.
+    pub purged: u64,
+}
+
+/// What holds for the store as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The feed's epoch, from 1: a new one begins with each `reconcile`.
+    pub epoch: u64,
+    /// True until the wallet's history is imported.
+    pub onboarding: bool,
+    /// Why the store decides nothing until `reconcile`, if it does not.
+    pub suspect: Option<String>,
+}
+
+/// A change of the [`Standing`]; durable, dated and kept in the store's journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StandingChange {
+    /// From now on, unknown means unknown: the wallet's history is imported.
+    ImportComplete,
+    /// Commits may have been lost; why is for people. Changes nothing if the store is suspect already.
+    Suspect(String),
+    /// A new epoch begins and the store is not suspect any more. What was done is for people.
+    Reconciled(String),
+}
+
+/// What a change of one consumer is decided by.
+#[derive(Clone, Debug)]
+pub struct Following {
+    /// The consumer; absent if it was never seen, or forgotten.
+    pub consumer: Option<Consumer>,
+    /// Of every partition, by number.
+    pub heads: Vec<Head>,
+    /// The store's.
+    pub standing: Standing,
+}
+
+/// What to keep of a consumer.
+#[derive(Clone, Debug)]
+pub enum Kept {
+    /// Nothing changes.
+    AsItIs,
+    /// This is the consumer now.
+    Consumer(Consumer),
+    /// It is forgotten.
+    Nothing,
+}
+
+/// Decides a change of one consumer, synchronously and purely; called again if the store has to try again.
+pub type Follow = Box<dyn FnMut(Following) -> Kept + Send>;
+
+/// Which payments people have to look after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outstanding {
+    /// Money is due back to the user. Since it is due.
+    FundReturnDue,
+    /// Cancelled while initiated, and the payment core never reported since. Since the cancel.
+    Unresolved,
+}
+
+/// How many payments are outstanding, and since when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many.
+    pub count: u64,
+    /// Since when the oldest of them is.
+    pub oldest: Option<Timestamp>,
+}
+
+/// One payment that is outstanding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutstandingPayment {
+    /// Which.
+    pub key: PaymentKey,
+    /// Since when.
+    pub since: Timestamp,
+    /// How much is due, of [`Outstanding::FundReturnDue`].
+    pub amount: Option<Amount>,
+}
+
+/// Everything a store keeps of one kind, in the order of its keys, for `verify` and `migrate-store`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// Ordered by key.
+    Payments(Vec<(PaymentKey, Payment)>),
+    /// Ordered by key.
+    Authorizations(Vec<(AuthorizationKey, Authorization)>),
+    /// Ordered by hash.
+    Tokens(Vec<(TokenKey, Token)>),
+    /// Ordered by partition and position.
+    Events(Vec<Positioned>),
+    /// Ordered by name; all of them at once.
+    Consumers(Vec<(ConsumerName, Consumer)>),
+}
+
+/// Where a walk through a store goes on: behind this key. `None` is the beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cursor {
+    /// Payments.
+    Payments(Option<PaymentKey>),
+    /// Authorizations.
+    Authorizations(Option<AuthorizationKey>),
+    /// Tokens.
+    Tokens(Option<TokenHash>),
+    /// Events.
+    Events(Option<Place>),
+    /// Consumers.
+    Consumers,
+}
+
+/// What a store is filled with besides its pages, when it takes over from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Takeover {
+    /// The other's.
+    pub standing: Standing,
+    /// The other's, by partition.
+    pub heads: Vec<Head>,
+}
+
 /// What a store does. See the module for what it promises.
 pub trait Store: Send + Sync + 'static {
     /// How many partitions it was made with.
     fn partitions(&self) -> Partitions;
+
+    /// How many batches it commits side by side. Batches of different partitions should go different lanes.
+    fn lanes(&self) -> usize;
+
+    /// Whether other processes may commit to it too: then nobody here hears of their events, and has to look.
+    fn shared(&self) -> bool;
 
     /// Runs a batch as one transaction and gives it back, decided if `Ok`.
     fn commit(&self, batch: Box<dyn Batch>) -> Pending<'_, (Box<dyn Batch>, Result<(), Error>)>;
@@ -138,17 +285,52 @@ pub trait Store: Send + Sync + 'static {
     /// The first of these tokens that is known, with its authorization, as of now.
     fn token(&self, keys: Vec<TokenKey>) -> Pending<'_, Result<Option<Granted>, Error>>;
 
-    /// Events of a partition behind a position, in order, at most `limit`.
-    fn events(
+    /// How far each partition goes, by number. What it tells is durable.
+    fn heads(&self) -> Pending<'_, Result<Vec<Head>, Error>>;
+
+    /// Events behind these places, at most `limit` of each partition, in order within it. May tell of events that are
+    /// not durable yet: whoever passes them on stops at the [`Head`] it knows.
+    fn events(&self, behind: Vec<Place>, limit: u32)
+    -> Pending<'_, Result<Vec<Positioned>, Error>>;
+
+    /// Changes one consumer as one transaction; nobody else changes it meanwhile.
+    fn follow(&self, consumer: ConsumerName, decide: Follow) -> Pending<'_, Result<(), Error>>;
+
+    /// Every consumer, by name.
+    fn consumers(&self) -> Pending<'_, Result<Vec<(ConsumerName, Consumer)>, Error>>;
+
+    /// What holds for the store as a whole.
+    fn standing(&self) -> Pending<'_, Result<Standing, Error>>;
+
+    /// Changes it. May be repeated.
+    fn change_standing(&self, change: StandingChange) -> Pending<'_, Result<Standing, Error>>;
+
+    /// How many payments people have to look after.
+    fn backlog(&self, kind: Outstanding) -> Pending<'_, Result<Backlog, Error>>;
+
+    /// The first of them, longest outstanding first.
+    fn outstanding(
         &self,
-        partition: u16,
-        behind: u64,
+        kind: Outstanding,
         limit: u32,
-    ) -> Pending<'_, Result<Vec<Positioned>, Error>>;
+    ) -> Pending<'_, Result<Vec<OutstandingPayment>, Error>>;
 
-    /// From now on, unknown means unknown: the wallet's history is imported. Durable; may be repeated.
-    fn complete_import(&self) -> Pending<'_, Result<(), Error>>;
+    /// Removes events up to and with these places that were decided before `before`, at most `limit` of them in one
+    /// transaction; answers how many it removed. A caller repeats it until that is less than `limit`.
+    fn purge(
+        &self,
+        upto: Vec<Place>,
+        before: Timestamp,
+        limit: u32,
+    ) -> Pending<'_, Result<u64, Error>>;
 
-    /// Whether it still is as if the wallet's history were not imported.
-    fn onboarding(&self) -> Pending<'_, Result<bool, Error>>;
+    /// The next page of a walk: at most `limit` entries, none behind the end.
+    fn page(&self, cursor: Cursor, limit: u32) -> Pending<'_, Result<Page, Error>>;
+
+    /// Writes a page of another store's. May be repeated. Refused as [`Error::Data`] once this store has decided
+    /// anything or was taken over to its end: only a fresh store can be filled.
+    fn fill(&self, page: Page) -> Pending<'_, Result<(), Error>>;
+
+    /// Ends filling: takes over the other's heads and standing. From here on it serves.
+    fn take_over(&self, takeover: Takeover) -> Pending<'_, Result<(), Error>>;
 }

@@ -13,6 +13,7 @@ use alipayplus_cancel::{
     domain::{
         cancel_payment::{self, CancelPayment},
         cancel_token,
+        consumer::{Consumer, ConsumerName},
         event::EventKind,
         id::{AcquirerId, PspId, Token},
         key::{AuthorizationKey, Partitions, PaymentKey, TokenKey},
@@ -28,7 +29,11 @@ use alipayplus_cancel::{
         window::CancelWindow,
     },
     engine::{Caller, CancelToken, Clock, Engine, Error, HashRing, Limits, RecordToken},
-    store::{self, Batch, Changes, Granted, Known, Pending, Positioned, Store, Wanted},
+    store::{
+        self, Backlog, Batch, Changes, Cursor, Follow, Granted, Head, Known, Outstanding,
+        OutstandingPayment, Page, Pending, Place, Positioned, Standing, StandingChange, Store,
+        Takeover, Wanted,
+    },
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -151,9 +156,26 @@ impl Faulty {
     }
 }
 
+/// Methods that the inner store has too.
+macro_rules! delegate {
+    ($($method:ident($($name:ident: $type:ty),*) -> $answer:ty;)*) => {$(
+        fn $method(&self, $($name: $type),*) -> Pending<'_, Result<$answer, store::Error>> {
+            self.inner.$method($($name),*)
+        }
+    )*};
+}
+
 impl Store for Faulty {
     fn partitions(&self) -> Partitions {
         self.inner.partitions()
+    }
+
+    fn lanes(&self) -> usize {
+        self.inner.lanes()
+    }
+
+    fn shared(&self) -> bool {
+        self.inner.shared()
     }
 
     fn commit(
@@ -167,29 +189,21 @@ impl Store for Faulty {
         })
     }
 
-    fn payment(&self, key: PaymentKey) -> Pending<'_, Result<Option<Payment>, store::Error>> {
-        self.inner.payment(key)
-    }
-
-    fn token(&self, keys: Vec<TokenKey>) -> Pending<'_, Result<Option<Granted>, store::Error>> {
-        self.inner.token(keys)
-    }
-
-    fn events(
-        &self,
-        partition: u16,
-        behind: u64,
-        limit: u32,
-    ) -> Pending<'_, Result<Vec<Positioned>, store::Error>> {
-        self.inner.events(partition, behind, limit)
-    }
-
-    fn complete_import(&self) -> Pending<'_, Result<(), store::Error>> {
-        self.inner.complete_import()
-    }
-
-    fn onboarding(&self) -> Pending<'_, Result<bool, store::Error>> {
-        self.inner.onboarding()
+    delegate! {
+        payment(key: PaymentKey) -> Option<Payment>;
+        token(keys: Vec<TokenKey>) -> Option<Granted>;
+        heads() -> Vec<Head>;
+        events(behind: Vec<Place>, limit: u32) -> Vec<Positioned>;
+        follow(consumer: ConsumerName, decide: Follow) -> ();
+        consumers() -> Vec<(ConsumerName, Consumer)>;
+        standing() -> Standing;
+        change_standing(change: StandingChange) -> Standing;
+        backlog(kind: Outstanding) -> Backlog;
+        outstanding(kind: Outstanding, limit: u32) -> Vec<OutstandingPayment>;
+        purge(upto: Vec<Place>, before: Timestamp, limit: u32) -> u64;
+        page(cursor: Cursor, limit: u32) -> Page;
+        fill(page: Page) -> ();
+        take_over(takeover: Takeover) -> ();
     }
 }
 
@@ -206,6 +220,10 @@ impl Batch for Clocked {
 
     fn decide(&mut self, known: Known) -> Changes {
         self.batch.decide(Known { clock: self.clock.or(known.clock), ..known })
+    }
+
+    fn deadline(&self) -> Instant {
+        self.batch.deadline()
     }
 }
 
@@ -238,7 +256,8 @@ impl House {
 
     async fn with(limits: Limits) -> Self {
         let folder = Folder::open().await;
-        folder.store().complete_import().await.expect("a fresh store");
+        let imported = folder.store().change_standing(StandingChange::ImportComplete).await;
+        imported.expect("a fresh store");
         let store = Faulty::over(folder.store());
         let clock = Arc::new(Hands(AtomicI64::new(NOON)));
         let shared: Arc<dyn Store> = Arc::<Faulty>::clone(&store);
@@ -275,7 +294,8 @@ impl House {
         let store = self.folder.store();
         let subject = alipayplus_cancel::domain::key::Subject::Payment(payment_key(key));
         let partition = subject.partition(store.partitions());
-        let events = store.events(partition, 0, u32::MAX).await.expect("events");
+        let events =
+            store.events(vec![Place { partition, position: 0 }], u32::MAX).await.expect("events");
         let ours = events.into_iter().filter(|event| event.event.subject == subject);
         ours.map(|event| event.event.kind).collect()
     }
@@ -524,13 +544,17 @@ async fn a_store_that_never_answers_gives_nobody_an_outcome_and_bounds_who_waits
     const FEW: Limits = Limits { queue: 8, batch: 4 };
     let house = House::with(FEW).await;
     house.store.fail("p0", Fault::Silence);
-    let asked: Vec<_> = (0..8)
-        .map(|nth| {
-            let engine = house.engine.clone();
-            let wait = Duration::from_millis(50);
-            tokio::spawn(async move { cancel(&engine, &format!("p{nth}"), wait).await })
-        })
-        .collect();
+    let ask = |nth| {
+        let engine = house.engine.clone();
+        let wait = Duration::from_millis(200);
+        tokio::spawn(async move { cancel(&engine, &format!("p{nth}"), wait).await })
+    };
+    let mut asked = vec![ask(0)];
+    // alone, so that the others stand behind its batch and not before it
+    while house.store.batches().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    asked.extend((1..8).map(ask));
     for asked in asked {
         let answer = asked.await.expect("no panic");
         assert!(matches!(answer, Err(Error::DeadlinePassed)), "{answer:?}");
@@ -841,7 +865,9 @@ async fn an_exchange_that_races_with_a_cancel_leaves_no_token_alive() {
     let store = house.folder.store();
     let mut revocations = Vec::new();
     for partition in 0..store.partitions().count() {
-        for event in store.events(partition, 0, u32::MAX).await.expect("events") {
+        for event in
+            store.events(vec![Place { partition, position: 0 }], u32::MAX).await.expect("events")
+        {
             assert_eq!(event.event.kind, EventKind::AuthorizationRevoked);
             revocations.push(event.event.subject);
         }

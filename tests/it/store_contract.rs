@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     future::Future,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use alipayplus_cancel::{
@@ -17,7 +18,7 @@ use alipayplus_cancel::{
         result::ResultCode,
         token::Token,
     },
-    store::{Batch, Changes, Error, Known, Positioned, Store, Wanted},
+    store::{Batch, Changes, Error, Known, Place, Positioned, StandingChange, Store, Wanted},
 };
 use proptest::{
     collection::vec,
@@ -59,6 +60,10 @@ impl<F: FnMut(Known) -> Changes + Send> Batch for Plan<F> {
     fn decide(&mut self, known: Known) -> Changes {
         (self.decide)(known)
     }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
 }
 
 async fn commit(
@@ -92,11 +97,21 @@ fn wants(payments: impl IntoIterator<Item = PaymentKey>) -> Wanted {
     Wanted { payments: payments.into_iter().collect(), ..Wanted::default() }
 }
 
+/// Events of one partition.
+async fn events(
+    store: &Arc<dyn Store>,
+    partition: u16,
+    position: u64,
+    limit: u32,
+) -> Result<Vec<Positioned>, Error> {
+    store.events(vec![Place { partition, position }], limit).await
+}
+
 /// All events, partition by partition; asserts that positions are 1, 2, 3 … and that each is where it belongs.
 async fn all_events(store: &Arc<dyn Store>) -> HashMap<u16, Vec<Positioned>> {
     let mut all = HashMap::new();
     for partition in 0..store.partitions().count() {
-        let events = store.events(partition, 0, u32::MAX).await.expect("events");
+        let events = events(store, partition, 0, u32::MAX).await.expect("events");
         for (place, event) in (1..).zip(&events) {
             assert_eq!(event.position, place, "partition {partition} has a gap");
             assert_eq!(event.partition, partition);
@@ -275,6 +290,10 @@ impl Batch for Senseless {
     fn decide(&mut self, _: Known) -> Changes {
         panic!("nobody knows what for")
     }
+
+    fn deadline(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 fn a_batch_that_panics_when_asked_what_it_wants_harms_nobody_else<F: Fixture>() {
@@ -368,7 +387,7 @@ fn a_reader_takes_up_where_it_stopped<F: Fixture>() {
         }
         let partition = Subject::Payment(key).partition(store.partitions());
         let places = async |behind, limit| -> Vec<u64> {
-            let events = store.events(partition, behind, limit).await.expect("events");
+            let events = events(&store, partition, behind, limit).await.expect("events");
             events.iter().map(|event| event.position).collect()
         };
         assert_eq!(places(0, 4).await, [1, 2, 3, 4]);
@@ -447,7 +466,7 @@ fn what_a_reader_has_passed_never_gains_an_earlier_event<F: Fixture>() {
         while seen < TASKS * EACH * 3 {
             for partition in 0..partitions {
                 let passed = &mut passed[usize::from(partition)];
-                for event in store.events(partition, *passed, 64).await.expect("events") {
+                for event in events(&store, partition, *passed, 64).await.expect("events") {
                     assert_eq!(event.position, *passed + 1, "a reader was led past an event");
                     *passed += 1;
                     seen += 1;
@@ -484,7 +503,7 @@ fn a_read_that_begins_after_a_commit_was_answered_sees_it<F: Fixture>() {
                     let known = known(&store, wants([key.clone()])).await;
                     assert_eq!(known.payments.get(&key), Some(&initiated(count)));
                     let partition = Subject::Payment(key.clone()).partition(store.partitions());
-                    let events = store.events(partition, 0, u32::MAX).await.expect("events");
+                    let events = events(&store, partition, 0, u32::MAX).await.expect("events");
                     let ours = events.iter().filter(|event| event.id == cancelled(&key).id());
                     assert_eq!(i64::try_from(ours.count()).expect("few"), count);
                 }
@@ -539,17 +558,20 @@ fn a_new_store_is_onboarding_until_the_import_is_complete_and_never_again<F: Fix
     block_on(async {
         let fixture = F::open().await;
         let store = fixture.store();
-        assert!(store.onboarding().await.expect("a read"));
+        assert!(store.standing().await.expect("a read").onboarding);
         assert!(known(&store, Wanted::default()).await.onboarding);
         for _ in 0..2 {
-            store.complete_import().await.expect("it may be repeated");
-            assert!(!store.onboarding().await.expect("a read"));
+            store
+                .change_standing(StandingChange::ImportComplete)
+                .await
+                .expect("it may be repeated");
+            assert!(!store.standing().await.expect("a read").onboarding);
             assert!(!known(&store, Wanted::default()).await.onboarding);
         }
         drop(store);
         let fixture = fixture.reopen().await;
         let store = fixture.store();
-        assert!(!store.onboarding().await.expect("a read"));
+        assert!(!store.standing().await.expect("a read").onboarding);
         assert!(!known(&store, Wanted::default()).await.onboarding);
     });
 }
@@ -672,8 +694,8 @@ pub mod embedded {
     use tempfile::TempDir;
 
     use super::{
-        Arc, Changes, Error, Fixture, Partitions, State, Store, Wanted, block_on, initiated, known,
-        payment_key, wants, write,
+        Arc, Changes, Error, Fixture, Partitions, StandingChange, State, Store, Wanted, block_on,
+        initiated, known, payment_key, wants, write,
     };
 
     /// A database in a folder of its own.
@@ -829,7 +851,7 @@ pub mod embedded {
                 Changes { payments: vec![(payment_key("p"), initiated(1))], ..Changes::default() };
             let closed = write(&folder.store(), changes).await;
             assert!(matches!(closed, Err(Error::Closed)), "{closed:?}");
-            let closed = folder.store().complete_import().await;
+            let closed = folder.store().change_standing(StandingChange::ImportComplete).await;
             assert!(matches!(closed, Err(Error::Closed)), "{closed:?}");
         });
     }
@@ -923,7 +945,7 @@ pub mod embedded {
             assert!(known(&store, Wanted::default()).await.onboarding);
             Sqlite::complete_import_of(&folder.file()).expect("beside a running service");
             assert!(!known(&store, Wanted::default()).await.onboarding);
-            assert!(!store.onboarding().await.expect("a read"));
+            assert!(!store.standing().await.expect("a read").onboarding);
         });
     }
 

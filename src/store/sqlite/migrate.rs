@@ -9,7 +9,7 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
 
-use super::{HashKeyFingerprints, OpenError, opening};
+use super::{super::Standing, HashKeyFingerprints, OpenError, opening};
 use crate::domain::{id::TokenHash, key::Partitions};
 
 /// "AP+C": tells our files from other programs'.
@@ -120,6 +120,15 @@ pub(super) fn onboarding(connection: &Connection) -> rusqlite::Result<bool> {
         .prepare_cached("SELECT value FROM meta WHERE key = 'onboarding'")?
         .query_row([], |row| row.get(0))?;
     Ok(value != 0)
+}
+
+/// What holds for the store as a whole.
+pub(super) fn standing(connection: &Connection) -> rusqlite::Result<Standing> {
+    let epoch: i64 = connection
+        .prepare_cached("SELECT value FROM meta WHERE key = 'epoch'")?
+        .query_row([], |row| row.get(0))?;
+    let epoch = u64::try_from(epoch).unwrap_or(0); // counts from 1
+    Ok(Standing { epoch, onboarding: onboarding(connection)?, suspect: None })
 }
 
 /// Ends onboarding.

@@ -21,10 +21,16 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use tokio::{sync::Semaphore, task};
 
-use super::{Batch, Error, Granted, Pending, Positioned, Store};
+use super::{
+    Backlog, Batch, Cursor, Error, Follow, Granted, Head, Outstanding, OutstandingPayment, Page,
+    Pending, Place, Positioned, Standing, StandingChange, Store, Takeover,
+    record::authorization_key,
+};
 use crate::domain::{
+    consumer::{Consumer, ConsumerName},
     key::{Partitions, PaymentKey, TokenKey},
     payment::Payment,
+    time::Timestamp,
 };
 
 /// Readers kept open; more are opened while more are needed, and closed again.
@@ -201,7 +207,7 @@ impl Store for Sqlite {
             let snapshot = connection.unchecked_transaction().map_err(failed)?;
             for key in &keys {
                 let Some(token) = token::load(&snapshot, key)? else { continue };
-                let authorization = match token::authorization_key(key, &token) {
+                let authorization = match authorization_key(key, &token) {
                     Some(key) => token::load_authorization(&snapshot, &key)?,
                     None => None,
                 };
@@ -211,22 +217,81 @@ impl Store for Sqlite {
         }))
     }
 
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    fn shared(&self) -> bool {
+        false
+    }
+
+    fn heads(&self) -> Pending<'_, Result<Vec<Head>, Error>> {
+        Box::pin(self.read(event::heads))
+    }
+
     fn events(
         &self,
-        partition: u16,
-        behind: u64,
+        behind: Vec<Place>,
         limit: u32,
     ) -> Pending<'_, Result<Vec<Positioned>, Error>> {
-        Box::pin(self.read(move |connection| event::load(connection, partition, behind, limit)))
+        Box::pin(self.read(move |connection| event::load(connection, &behind, limit)))
     }
 
-    fn complete_import(&self) -> Pending<'_, Result<(), Error>> {
-        Box::pin(self.writer.complete_import())
+    fn follow(&self, _: ConsumerName, _: Follow) -> Pending<'_, Result<(), Error>> {
+        not_built()
     }
 
-    fn onboarding(&self) -> Pending<'_, Result<bool, Error>> {
-        Box::pin(self.read(|connection| migrate::onboarding(connection).map_err(failed)))
+    fn consumers(&self) -> Pending<'_, Result<Vec<(ConsumerName, Consumer)>, Error>> {
+        not_built()
     }
+
+    fn standing(&self) -> Pending<'_, Result<Standing, Error>> {
+        Box::pin(self.read(|connection| migrate::standing(connection).map_err(failed)))
+    }
+
+    fn change_standing(&self, change: StandingChange) -> Pending<'_, Result<Standing, Error>> {
+        Box::pin(async move {
+            match change {
+                StandingChange::ImportComplete => self.writer.complete_import().await?,
+                StandingChange::Suspect(_) | StandingChange::Reconciled(_) => {
+                    return not_built().await;
+                }
+            }
+            self.standing().await
+        })
+    }
+
+    fn backlog(&self, _: Outstanding) -> Pending<'_, Result<Backlog, Error>> {
+        not_built()
+    }
+
+    fn outstanding(
+        &self,
+        _: Outstanding,
+        _: u32,
+    ) -> Pending<'_, Result<Vec<OutstandingPayment>, Error>> {
+        not_built()
+    }
+
+    fn purge(&self, _: Vec<Place>, _: Timestamp, _: u32) -> Pending<'_, Result<u64, Error>> {
+        not_built()
+    }
+
+    fn page(&self, _: Cursor, _: u32) -> Pending<'_, Result<Page, Error>> {
+        not_built()
+    }
+
+    fn fill(&self, _: Page) -> Pending<'_, Result<(), Error>> {
+        not_built()
+    }
+
+    fn take_over(&self, _: Takeover) -> Pending<'_, Result<(), Error>> {
+        not_built()
+    }
+}
+
+fn not_built<'a, T: Send + 'a>() -> Pending<'a, Result<T, Error>> {
+    Box::pin(std::future::ready(Err(Error::Unavailable("not built yet".into()))))
 }
 
 /// Makes sure that no other process has the store open.

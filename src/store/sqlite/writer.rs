@@ -5,14 +5,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::{
-    super::{Batch, Changes, Error, Known, Wanted},
+    super::{Batch, Changes, Error, Known, Wanted, record::authorization_key},
     die, disk_failed, event, failed, migrate, payment, token,
 };
 use crate::domain::key::Partitions;
@@ -96,6 +96,10 @@ impl Batch for Lost {
 
     fn decide(&mut self, _: Known) -> Changes {
         Changes::default()
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now()
     }
 }
 
@@ -181,7 +185,7 @@ fn load(connection: &Connection, wanted: Wanted) -> Result<Known, Error> {
     let mut authorizations = wanted.authorizations;
     for key in wanted.tokens {
         if let Some(token) = token::load(connection, &key)? {
-            authorizations.extend(token::authorization_key(&key, &token));
+            authorizations.extend(authorization_key(&key, &token));
             known.tokens.insert(key.hash, token);
         }
     }
