@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::Usage;
 use crate::{
+    app,
     config::{Settings, StoreUrl, environment},
-    store::sqlite::Sqlite,
+    store::{StandingChange, Store as _, postgres::Postgres, sqlite::Sqlite},
 };
 
 /// The cut-over: makes unknown mean unknown
@@ -34,13 +35,23 @@ struct Complete {
 
 impl Import {
     /// Does the step.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self) -> anyhow::Result<()> {
         let Step::Complete(Complete { config }) = self.step;
         let loaded = Settings::load(Some(&config), environment(), &[])
             .map_err(|error| Usage(error.to_string()))?;
-        let StoreUrl::Sqlite { path } = &loaded.settings.store.url;
-        Sqlite::complete_import_of(path)?;
+        match &loaded.settings.store.url {
+            StoreUrl::Sqlite { path } => Sqlite::complete_import_of(path)?,
+            StoreUrl::Postgres(_) => complete_in_database(&loaded.settings).await?,
+        }
         println!("import complete: unknown payments and tokens are decided from now on");
         Ok(())
     }
+}
+
+async fn complete_in_database(settings: &Settings) -> anyhow::Result<()> {
+    let options = app::database(settings).map_err(|error| Usage(error.to_string()))?;
+    let ring = app::hash_ring(settings).map_err(|error| Usage(error.to_string()))?;
+    let (store, _) = Postgres::open(&options, ring.fingerprints()).await?;
+    store.change_standing(StandingChange::ImportComplete).await?;
+    Ok(())
 }
