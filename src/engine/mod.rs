@@ -308,7 +308,15 @@ impl Engine {
         caller: Caller,
     ) -> Result<Option<Payment>, Error> {
         if self.inner.store.shared() {
-            return self.decide(&self.inner.records, LookUpPayment(key), caller).await;
+            let deadline = caller.deadline;
+            return match self.decide(&self.inner.records, LookUpPayment(key.clone()), caller).await
+            {
+                // nothing is decided, but people may look
+                Err(Error::Store(error)) if matches!(*error, store::Error::Suspect(_)) => {
+                    within(deadline, self.inner.store.payment(key)).await
+                }
+                answered => answered,
+            };
         }
         within(caller.deadline, self.inner.store.payment(key)).await
     }

@@ -50,7 +50,7 @@ pub use self::{
 use self::{
     connection::{Connector, Lease},
     failure::{Failure, before_commit},
-    transaction::{Meta, ROUND_TRIP},
+    transaction::{Intent, Meta, ROUND_TRIP},
 };
 use super::{
     Backlog, Batch, Changes, Cursor, Error, Follow, Granted, Head, Known, Outstanding,
@@ -241,10 +241,11 @@ impl Postgres {
     async fn look<T: Default + Send + 'static>(
         &self,
         wanted: Wanted,
+        intent: Intent,
         read: impl FnMut(Known) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let mut look = Look { wanted, read, seen: None };
-        self.run(&mut look).await?;
+        self.run(&mut look, intent).await?;
         Ok(look.seen.unwrap_or_default())
     }
 
@@ -427,19 +428,19 @@ impl Store for Postgres {
         mut batch: Box<dyn Batch>,
     ) -> Pending<'_, (Box<dyn Batch>, Result<(), Error>)> {
         Box::pin(async move {
-            let result = self.run(batch.as_mut()).await;
+            let result = self.run(batch.as_mut(), Intent::Decide).await;
             (batch, result)
         })
     }
 
     fn payment(&self, key: PaymentKey) -> Pending<'_, Result<Option<Payment>, Error>> {
         let wanted = Wanted { payments: vec![key.clone()], ..Wanted::default() };
-        Box::pin(self.look(wanted, move |mut known| known.payments.remove(&key)))
+        Box::pin(self.look(wanted, Intent::Look, move |mut known| known.payments.remove(&key)))
     }
 
     fn token(&self, keys: Vec<TokenKey>) -> Pending<'_, Result<Option<Granted>, Error>> {
         let wanted = Wanted { tokens: keys.clone(), ..Wanted::default() };
-        Box::pin(self.look(wanted, move |known| {
+        Box::pin(self.look(wanted, Intent::Decide, move |known| {
             let key = keys.iter().find(|key| known.tokens.contains_key(&key.hash))?;
             let token = known.tokens.get(&key.hash)?.clone();
             let grant = super::record::authorization_key(key, &token);

@@ -63,12 +63,15 @@ impl Meta {
         })
     }
 
-    /// Whether anything may be decided.
-    fn check(&self, durability: Durability) -> Result<(), Error> {
+    /// Whether anything may be decided, or told.
+    fn check(&self, durability: Durability, intent: Intent) -> Result<(), Error> {
         if durability == Durability::Replicated && self.replicated == Some(false) {
             let why = "commits do not wait for a standby now (synchronous_standby_names, synchronous_commit), and \
                  store.durability = \"replicated\"";
             return Err(Error::Unavailable(why.into()));
+        }
+        if intent == Intent::Look {
+            return Ok(());
         }
         if let Some(why) = &self.suspect {
             return Err(Error::Suspect(why.clone()));
@@ -81,6 +84,15 @@ impl Meta {
     }
 }
 
+/// What a transaction is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intent {
+    /// To decide, or to tell what a decision would hang on.
+    Decide,
+    /// To tell people what is kept, also while nothing may be decided.
+    Look,
+}
+
 /// What came of an attempt.
 enum Attempt {
     /// With the heads of its partitions.
@@ -91,11 +103,11 @@ enum Attempt {
 
 impl Postgres {
     /// Runs a batch until it is committed, its deadline has passed, or trying again is of no use.
-    pub(super) async fn run(&self, batch: &mut dyn Batch) -> Result<(), Error> {
+    pub(super) async fn run(&self, batch: &mut dyn Batch, intent: Intent) -> Result<(), Error> {
         let deadline = batch.deadline();
         let mut pause = Duration::from_millis(2);
         loop {
-            let failure = match self.attempt(batch, deadline).await {
+            let failure = match self.attempt(batch, deadline, intent).await {
                 Ok(Attempt::Committed(heads)) => {
                     self.heads.durable(&heads);
                     return Ok(());
@@ -118,7 +130,12 @@ impl Postgres {
         }
     }
 
-    async fn attempt(&self, batch: &mut dyn Batch, deadline: Instant) -> Result<Attempt, Failure> {
+    async fn attempt(
+        &self,
+        batch: &mut dyn Batch,
+        deadline: Instant,
+        intent: Intent,
+    ) -> Result<Attempt, Failure> {
         let wanted = guarded(|| batch.wanted())?;
         let connection = self.lease(deadline).await?;
         let transaction = Transaction { connection, partitions: self.partitions, deadline };
@@ -133,7 +150,7 @@ impl Postgres {
             transaction.connection.keep();
             return Ok(Attempt::ResolveAgain);
         }
-        let refused = loaded.meta.check(self.durability);
+        let refused = loaded.meta.check(self.durability, intent);
         let Loaded { known, heads, .. } = loaded;
         if let Err(error) = refused {
             transaction.within(transaction.rollback()).await?;
@@ -158,7 +175,7 @@ impl Postgres {
 }
 
 /// A panic is one command's defect: the engine looks for the culprit by halves.
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(work))
         .map_err(|_| Failure::Final(Error::Data("a batch panicked".into())))
 }
