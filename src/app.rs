@@ -257,21 +257,18 @@ async fn watch_store(store: Arc<dyn Store>, probes: Admin) {
     let mut failures = 0u32;
     loop {
         time::sleep(WATCH_INTERVAL).await;
-        match time::timeout(2 * WATCH_INTERVAL, store.standing()).await {
-            Ok(Ok(_)) => {
-                if failures >= WATCH_FAILURES {
-                    tracing::info!("the store answers again");
-                }
-                failures = 0;
-                probes.set_store(true);
+        if let Ok(Ok(_)) = time::timeout(2 * WATCH_INTERVAL, store.standing()).await {
+            if failures >= WATCH_FAILURES {
+                tracing::info!("the store answers again");
             }
-            Ok(Err(_)) | Err(_) => {
-                failures = failures.saturating_add(1);
-                if failures == WATCH_FAILURES {
-                    tracing::error!("the store does not answer; not ready until it does");
-                    probes.set_store(false);
-                }
-            }
+            failures = 0;
+            probes.set_store(true);
+            continue;
+        }
+        failures = failures.saturating_add(1);
+        if failures == WATCH_FAILURES {
+            tracing::error!("the store does not answer; not ready until it does");
+            probes.set_store(false);
         }
     }
 }

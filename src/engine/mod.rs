@@ -170,6 +170,7 @@ struct Inner {
 impl Engine {
     /// Starts the workers, one a lane of the store's. They end, all accepted commands done, when the last handle is gone:
     /// await the second value.
+    #[expect(clippy::needless_pass_by_value, reason = "each worker has a share of the policy")]
     pub fn start(
         store: Arc<dyn Store>,
         hashes: HashRing,

@@ -53,8 +53,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower", &["layer", "listen", "grpc"]),
     ("serde", &["bridge", "store", "cli"]),
     ("rusqlite", &["store"]),
+    ("deadpool", &["store"]),
     ("toml", &["config"]),
-    ("rustls", &["listen", "tls", "app", "cli"]),
+    ("rustls", &["listen", "store", "tls", "app", "cli"]),
     ("tokio", &["store", "engine", "listen", "bridge", "app", "cli", "main"]),
     (
         "tracing",

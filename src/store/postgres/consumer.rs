@@ -167,10 +167,7 @@ async fn change(
     }
     let meta = Meta::read(&meta.map_err(before_commit)?).map_err(Failure::Final)?;
     let heads = transaction::heads(&heads.map_err(before_commit)?).map_err(Failure::Final)?;
-    let known = match is_new {
-        true => None,
-        false => Some(rows.consumer().map_err(Failure::Final)?),
-    };
+    let known = if is_new { None } else { Some(rows.consumer().map_err(Failure::Final)?) };
     let following = Following {
         consumer: known.clone(),
         heads: all_heads(&heads, partitions),

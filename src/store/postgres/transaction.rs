@@ -15,6 +15,7 @@ use std::{
 
 use futures_util::future;
 use tokio::time;
+use tokio_postgres::Row;
 
 use super::{
     super::{Batch, Changes, Error, Head, Known, Positioned, Wanted, record::authorization_key},
@@ -48,7 +49,7 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    pub(super) fn read(rows: &[tokio_postgres::Row]) -> Result<Self, Error> {
+    pub(super) fn read(rows: &[Row]) -> Result<Self, Error> {
         let row = rows.first().ok_or(Error::Damaged("meta"))?;
         let mut row = Columns::new(row, "meta");
         Ok(Self {
@@ -218,6 +219,41 @@ impl Loaded {
     }
 }
 
+/// Rows that were read under the locks.
+struct Rows {
+    lock: Vec<Row>,
+    meta: Vec<Row>,
+    payments: Vec<Row>,
+    grants: Vec<Row>,
+    tokens: Vec<Row>,
+}
+
+impl Rows {
+    fn read(&self, wanted: &Wanted) -> Result<Loaded, Error> {
+        let meta = Meta::read(&self.meta)?;
+        let mut known =
+            Known { onboarding: meta.onboarding, clock: Some(meta.clock), ..Known::default() };
+        for row in &self.payments {
+            let (key, payment) = columns::payment(row)?;
+            known.payments.insert(key, payment);
+        }
+        for row in &self.grants {
+            let (key, grant) = columns::authorization(row)?;
+            known.authorizations.insert(key, grant);
+        }
+        let wallets: HashMap<TokenHash, _> =
+            wanted.tokens.iter().map(|key| (key.hash, &key.psp)).collect();
+        for row in &self.tokens {
+            let (key, token) = columns::token(row)?;
+            if wallets.get(&key.hash) != Some(&&key.psp) {
+                return Err(Error::Damaged("token"));
+            }
+            known.tokens.insert(key.hash, token);
+        }
+        Ok(Loaded { known, meta, heads: heads(&self.lock)? })
+    }
+}
+
 impl Transaction {
     /// A round trip before COMMIT, bounded.
     async fn within<T>(
@@ -278,24 +314,22 @@ impl Transaction {
         let lock = async { client.query(&statements.lock_heads, &[&partitions]).await };
         let meta = client.query(&statements.read_meta, &[]);
         let payments = async {
-            match payment_psps.is_empty() {
-                true => Ok(Vec::new()),
-                false => {
-                    client.query(&statements.load_payments, &[&payment_psps, &payment_ids]).await
-                }
+            if payment_psps.is_empty() {
+                return Ok(Vec::new());
             }
+            client.query(&statements.load_payments, &[&payment_psps, &payment_ids]).await
         };
         let grants = async {
-            match grant_psps.is_empty() {
-                true => Ok(Vec::new()),
-                false => client.query(&statements.load_grants, &[&grant_psps, &grant_ids]).await,
+            if grant_psps.is_empty() {
+                return Ok(Vec::new());
             }
+            client.query(&statements.load_grants, &[&grant_psps, &grant_ids]).await
         };
         let tokens = async {
-            match hashes.is_empty() {
-                true => Ok(Vec::new()),
-                false => client.query(&statements.load_tokens, &[&hashes]).await,
+            if hashes.is_empty() {
+                return Ok(Vec::new());
             }
+            client.query(&statements.load_tokens, &[&hashes]).await
         };
         // polled in this order, and so sent in it, all before the first answer
         let ((begin, lock, meta), (payments, grants, tokens)) =
@@ -303,48 +337,14 @@ impl Transaction {
                 .await;
         begin.map_err(before_commit)?;
         let lock = lock.map_err(before_commit)?;
-        let rows = (
-            meta.map_err(before_commit)?,
-            payments.map_err(before_commit)?,
-            grants.map_err(before_commit)?,
-            tokens.map_err(before_commit)?,
-        );
-        self.read(wanted, &lock, &rows).map_err(Failure::Final)
-    }
-
-    #[expect(clippy::type_complexity, reason = "rows of meta, payments, grants, tokens")]
-    fn read(
-        &self,
-        wanted: &Wanted,
-        lock: &[tokio_postgres::Row],
-        (meta, payments, grants, tokens): &(
-            Vec<tokio_postgres::Row>,
-            Vec<tokio_postgres::Row>,
-            Vec<tokio_postgres::Row>,
-            Vec<tokio_postgres::Row>,
-        ),
-    ) -> Result<Loaded, Error> {
-        let meta = Meta::read(meta)?;
-        let mut known =
-            Known { onboarding: meta.onboarding, clock: Some(meta.clock), ..Known::default() };
-        for row in payments {
-            let (key, payment) = columns::payment(row)?;
-            known.payments.insert(key, payment);
-        }
-        for row in grants {
-            let (key, grant) = columns::authorization(row)?;
-            known.authorizations.insert(key, grant);
-        }
-        let wallets: HashMap<TokenHash, _> =
-            wanted.tokens.iter().map(|key| (key.hash, &key.psp)).collect();
-        for row in tokens {
-            let (key, token) = columns::token(row)?;
-            if wallets.get(&key.hash) != Some(&&key.psp) {
-                return Err(Error::Damaged("token"));
-            }
-            known.tokens.insert(key.hash, token);
-        }
-        Ok(Loaded { known, meta, heads: heads(lock)? })
+        let rows = Rows {
+            lock,
+            meta: meta.map_err(before_commit)?,
+            payments: payments.map_err(before_commit)?,
+            grants: grants.map_err(before_commit)?,
+            tokens: tokens.map_err(before_commit)?,
+        };
+        rows.read(wanted).map_err(Failure::Final)
     }
 
     async fn rollback(&self) -> Result<(), Failure> {
@@ -382,10 +382,10 @@ impl Transaction {
             connection.client.batch_execute("SET LOCAL statement_timeout = 0").await
         };
         let heads_saved = async {
-            match nothing {
-                true => Ok(()),
-                false => write::heads(connection, &positions).await,
+            if nothing {
+                return Ok(());
             }
+            write::heads(connection, &positions).await
         };
         let commit = connection.client.batch_execute("COMMIT");
         let writes = future::join5(
@@ -420,7 +420,7 @@ fn hashes(wanted: &Wanted) -> Vec<&[u8]> {
 }
 
 /// Rows of partitions with their heads.
-pub(super) fn heads(rows: &[tokio_postgres::Row]) -> Result<BTreeMap<u16, Head>, Error> {
+pub(super) fn heads(rows: &[Row]) -> Result<BTreeMap<u16, Head>, Error> {
     let read = |row| {
         let mut row = Columns::new(row, "partition_head");
         let partition = row.partition()?;

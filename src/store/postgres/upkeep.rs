@@ -197,7 +197,7 @@ impl Postgres {
             client.batch_execute("BEGIN").await.map_err(before_commit)?;
             mark_filling(connection).await?;
             check_events(connection, &heads).await?;
-            let suspect = standing.suspect.as_ref().map(|why| why.as_bytes());
+            let suspect = standing.suspect.as_ref().map(String::as_bytes);
             let values: [&(dyn ToSql + Sync); 3] =
                 [&long(standing.epoch), &standing.onboarding, &suspect];
             let sql = "UPDATE meta SET epoch = $1, onboarding = $2, suspect = $3, filling = false
