@@ -28,7 +28,10 @@ use crate::{
     },
     layer::budget::Budget,
     listen::{Bounds, Front, Protocol},
-    store::sqlite::{OpenError, Sqlite},
+    store::{
+        Store,
+        sqlite::{OpenError, Sqlite},
+    },
     tls,
 };
 
@@ -132,6 +135,64 @@ struct Fronts {
 /// Room for probes and scrapes: they are few.
 const ADMIN_CONNECTIONS: usize = 64;
 
+/// A store that a tool has opened, with what a tool needs beside it.
+pub struct Opened {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    hashes: HashRing,
+    sqlite: Arc<Sqlite>,
+}
+
+/// Opens the store that the settings name, for tools. An embedded one is refused while a service has it.
+pub fn open_store(settings: &Settings) -> Result<Opened, StartError> {
+    let ring = hash_ring(settings)?;
+    let StoreUrl::Sqlite { path } = &settings.store.url;
+    let opened = Sqlite::open(path, settings.store.partitions, ring.fingerprints());
+    let (sqlite, primary) = opened.map_err(StartError::Store)?;
+    let sqlite = Arc::new(sqlite);
+    let store: Arc<dyn Store> = Arc::<Sqlite>::clone(&sqlite);
+    Ok(Opened { store, hashes: ring.with_primary(primary), sqlite })
+}
+
+impl Opened {
+    /// An engine over the store, for a tool that sends one command after the other; [`Self::close`] ends it.
+    pub fn engine(self, settings: &Settings) -> (Engine, Closing) {
+        let limits = engine::Limits { queue: settings.limits.queue, batch: 1 };
+        let policy = Arc::new(settings.policy.clone());
+        let (engine, worker) =
+            Engine::start(self.store, self.hashes, policy, Arc::new(SystemClock), limits);
+        (engine, Closing { worker, sqlite: self.sqlite })
+    }
+
+    /// Closes it in order.
+    pub async fn close(self) {
+        drop(self.store);
+        close(self.sqlite).await;
+    }
+}
+
+/// What is left of a tool's store once its engine is dropped.
+pub struct Closing {
+    worker: JoinHandle<()>,
+    sqlite: Arc<Sqlite>,
+}
+
+impl Closing {
+    /// Waits for the engine to end, all of its handles being dropped, and closes the store in order.
+    pub async fn close(self) {
+        if self.worker.await.is_err() {
+            tracing::debug!("the engine's worker did not end by itself");
+        }
+        close(self.sqlite).await;
+    }
+}
+
+async fn close(sqlite: Arc<Sqlite>) {
+    if tokio::task::spawn_blocking(move || sqlite.close()).await.is_err() {
+        tracing::error!("the store could not be closed in order; its next start recovers");
+    }
+}
+
 /// Reads everything that the settings name, except the store, and uses nothing of it.
 pub fn check(settings: &Settings) -> Result<(), StartError> {
     identity(settings)?;
@@ -160,7 +221,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     let addresses = [&grpc, &bridge, &admin].map(|(_, address)| *address);
 
     let limits = &settings.limits;
-    let shared: Arc<dyn crate::store::Store> = Arc::<Sqlite>::clone(&store);
+    let shared: Arc<dyn Store> = Arc::<Sqlite>::clone(&store);
     let (engine, worker) = Engine::start(
         shared,
         ring.with_primary(primary),

@@ -26,6 +26,7 @@ mod grpc_front;
 mod harness_works;
 mod hostile_json;
 mod http_front;
+mod import;
 mod layering;
 mod oracle;
 mod properties;
