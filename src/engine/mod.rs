@@ -444,7 +444,7 @@ impl Worker {
                 }
                 Err(error) => {
                     self.counters.failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(error = %chain(&error), commands = size, "commit failed; its callers are told to ask again");
+                    tracing::error!(error = %store::chain(&error), commands = size, "commit failed; its callers are told to ask again");
                     let error = Arc::new(error);
                     for entry in entries {
                         entry.fail(&error);
@@ -453,15 +453,4 @@ impl Worker {
             }
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

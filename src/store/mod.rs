@@ -35,6 +35,7 @@ use crate::domain::{
     token::Token,
 };
 
+pub mod postgres;
 mod record;
 pub mod sqlite;
 
@@ -333,4 +334,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends filling: takes over the other's heads and standing. From here on it serves.
     fn take_over(&self, takeover: Takeover) -> Pending<'_, Result<(), Error>>;
+}
+
+/// An error with all its causes, for a log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }

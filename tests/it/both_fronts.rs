@@ -13,7 +13,7 @@ use crate::harness::{
         },
     },
     json::Json,
-    service::{Options, Service},
+    service::{Options, Service, Store},
     unique,
 };
 
@@ -748,8 +748,8 @@ fn what_was_decided_holds_after_a_kill_and_after_the_window_is_changed() {
 
 #[test]
 fn no_token_is_in_clear_in_the_log_or_in_the_store() {
-    let mut service =
-        Service::start(Options::set(["telemetry.log_level=debug,alipayplus_cancel=trace"]));
+    let trace = Options::set(["telemetry.log_level=debug,alipayplus_cancel=trace"]);
+    let mut service = Service::start(Options { store: Store::Embedded, ..trace });
     let wallet = Wallet::of(&service);
     let grant = Grant::new();
     let [live, unknown, replaced] =

@@ -176,7 +176,7 @@ fn a_store_that_is_none_is_left_alone_with_exit_status_1() {
 
 #[test]
 fn a_second_process_on_one_store_ends_with_exit_status_1_and_the_first_goes_on() {
-    let service = Service::start(crate::harness::service::Options::default());
+    let service = Service::start(crate::harness::service::Options::embedded());
     let output = run(&["serve", "--config", text(&service.settings())]);
     ended_with(&output, 1);
     assert!(err(&output).contains("store.url"), "{}", err(&output));

@@ -1,4 +1,5 @@
-//! The binary under load while it is killed, told to end, or left without room on its disk.
+//! The binary under load while it is killed, told to end, or left without room on its disk. Where a test looks into the
+//! embedded store's file, it runs on that store alone.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -32,7 +33,7 @@ use crate::harness::{
         },
     },
     json::{Api, payment_body},
-    service::{Options, Service},
+    service::{Options, Service, Store},
 };
 
 /// When a result was decided, as gRPC tells it.
@@ -252,7 +253,7 @@ fn ask_again(service: &Service, heard: &Heard) -> usize {
 #[test]
 fn no_success_that_a_client_heard_is_lost_or_decided_twice_by_a_dozen_kills() {
     const KILLS: usize = 12;
-    let mut service = Service::start(Options::default());
+    let mut service = Service::start(Options::embedded());
     let heard = Arc::new(Heard::default());
     let mut found = 0;
     for kill in 0..KILLS {
@@ -283,8 +284,8 @@ fn no_success_that_a_client_heard_is_lost_or_decided_twice_by_a_dozen_kills() {
 #[test]
 fn a_service_that_is_told_to_end_answers_what_it_decided_and_ends_well() {
     for round in 0..3 {
-        let mut service =
-            Service::start(Options::set(["telemetry.log_level=info,alipayplus_cancel=debug"]));
+        let debug = Options::set(["telemetry.log_level=info,alipayplus_cancel=debug"]);
+        let mut service = Service::start(Options { store: Store::Embedded, ..debug });
         let heard = Arc::new(Heard::default());
         under_load(&mut service, &heard, |service| {
             let enough = 60 + round * 100;
@@ -423,7 +424,7 @@ fn a_full_disk_makes_cancels_unknown_and_never_final_and_room_heals_it() {
     let Some(disk) = SmallDisk::mount(&small) else { return };
     // the log stays outside: a log that cannot be written is another story
     std::os::unix::fs::symlink(small.join("state.db"), dir.path().join("state.db")).unwrap();
-    let mut service = Service::start_in(dir, Options::default());
+    let mut service = Service::start_in(dir, Options::embedded());
     let heard = Heard::default();
     let (grpc, json) = (service.grpc(), service.json());
 

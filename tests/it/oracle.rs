@@ -1,7 +1,8 @@
 //! The law a second time, written from docs/semantics.md alone and in plain data: texts, numbers, options.
 //!
-//! It is what [`crate::properties`] compares the domain with, so it must never use a state or a rule of the domain. Its
-//! functions are the tables, a line a row; it is meant to be obviously right, not fast and not elegant.
+//! It is what [`crate::properties`] compares the domain with and [`crate::history`] the running service, so it must
+//! never use a state or a rule of the domain. Its functions are the tables, a line a row; it is meant to be obviously
+//! right, not fast and not elegant.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ pub type Text = &'static str;
 pub type Money = (u64, Text);
 
 /// All that the law keeps of a payment.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Payment {
     pub acquirer: Option<Text>,
     /// unknown, initiated, succeeded, failed
@@ -42,14 +43,14 @@ const UNKNOWN: Payment = Payment {
     reference: None,
 };
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Grant {
     pub acquirer: Text,
     pub info: Option<Text>,
     pub revoked: bool,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     /// The grant; none: dead on arrival.
     pub grant: Option<Text>,
@@ -75,7 +76,7 @@ pub struct Asked {
 }
 
 /// One fact of the payment core.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Told {
     pub id: Text,
     /// initiated, succeeded, failed, refund started, refund done, refund failed
@@ -87,7 +88,7 @@ pub struct Told {
 }
 
 /// One token to record.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NewToken {
     pub token: Text,
     pub grant: Text,
@@ -98,7 +99,7 @@ pub struct NewToken {
     pub info: Option<Text>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Oracle {
     pub payments: BTreeMap<Text, Payment>,
     pub grants: BTreeMap<Text, Grant>,

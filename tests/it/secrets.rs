@@ -18,7 +18,7 @@ use crate::harness::{
         wire::{CancelTokenRequest, IntrospectTokenRequest, RecordTokenRequest},
     },
     json::{Answer, Api, Json},
-    service::{Options, Service, command},
+    service::{Options, Service, Store, command},
     unique,
     vectors::{CLIENT_ID, pem},
 };
@@ -279,7 +279,8 @@ fn over_call(traces: &mut Traces, service: &Service) {
 
 #[test]
 fn no_token_or_key_is_ever_written_anywhere() {
-    let mut service = Service::start(Options::set(["telemetry.log_level=trace"]));
+    let trace = Options::set(["telemetry.log_level=trace"]);
+    let mut service = Service::start(Options { store: Store::Embedded, ..trace });
     let mut traces = Traces::default();
     let (json, grpc) = (service.json(), service.grpc());
     over_json(&mut traces, &json, &grpc);

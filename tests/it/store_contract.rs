@@ -2,7 +2,7 @@
 //! end of this file. What is peculiar to one store (its files, its damages) stands behind that.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     future::Future,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -11,24 +11,32 @@ use std::{
 use alipayplus_cancel::{
     domain::{
         authorization::Authorization,
+        consumer::{Consumer, ConsumerName, Progress, StreamId},
         event::Event,
         id::PassThroughInfo,
-        key::{Partitions, PaymentKey, Subject},
+        key::{AuthorizationKey, Partitions, PaymentKey, Subject, TokenKey},
         payment::{Payment, State},
         result::ResultCode,
+        time::Timestamp,
         token::Token,
     },
-    store::{Batch, Changes, Error, Known, Place, Positioned, StandingChange, Store, Wanted},
+    store::{
+        Backlog, Batch, Changes, Cursor, Error, Following, Head, Kept, Known, Outstanding,
+        OutstandingPayment, Page, Place, Positioned, Standing, StandingChange, Store, Takeover,
+        Wanted,
+    },
 };
 use proptest::{
     collection::vec,
     prelude::*,
+    strategy::ValueTree as _,
     test_runner::{Config, TestRunner},
 };
 
 use crate::values::{
-    any_event, any_family, any_payment, any_payment_key, at, authorization_key, cancelled, granted,
-    initiated, live, payment_key, token_key, verdict,
+    amount, any_consumer, any_consumer_name, any_event, any_family, any_payment, any_payment_key,
+    at, authorization_key, cancelled, consumer_name, due, granted, initiated, live, payment_key,
+    returned, token_key, unresolved, verdict,
 };
 
 /// An empty store of some kind, with everything it stands on.
@@ -640,6 +648,623 @@ fn commits_of_many_tasks_are_all_there<F: Fixture>() {
     });
 }
 
+/// What a consumer is decided by.
+async fn following(store: &Arc<dyn Store>, name: &ConsumerName) -> Following {
+    let told = Arc::new(Mutex::new(None));
+    let tell = Arc::clone(&told);
+    let look = move |following| {
+        *tell.lock().expect("no panic") = Some(following);
+        Kept::AsItIs
+    };
+    store.follow(name.clone(), Box::new(look)).await.expect("a change that changes nothing");
+    let following = told.lock().expect("no panic").take();
+    following.expect("it was decided")
+}
+
+async fn keep(store: &Arc<dyn Store>, name: &ConsumerName, consumer: &Consumer) {
+    let consumer = consumer.clone();
+    let decide = move |_| Kept::Consumer(consumer.clone());
+    store.follow(name.clone(), Box::new(decide)).await.expect("a change of a consumer");
+}
+
+fn consumers_are_created_changed_and_forgotten_whole<F: Fixture>() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let fixture = runtime.block_on(F::open());
+    let store = fixture.store();
+    let partitions = store.partitions().count();
+    let consumers = || (any_consumer_name(), any_consumer(partitions), any_consumer(partitions));
+    for_all(32, vec(consumers(), 1..4), |changes| {
+        runtime.block_on(async {
+            let mut all = BTreeMap::new();
+            for (name, first, second) in changes {
+                for consumer in [first, second] {
+                    keep(&store, &name, &consumer).await;
+                    let told = following(&store, &name).await.consumer;
+                    prop_assert_eq!(told.as_ref(), Some(&consumer));
+                    all.insert(name.clone(), consumer);
+                }
+            }
+            let read = store.consumers().await.expect("consumers");
+            prop_assert_eq!(read, all.clone().into_iter().collect::<Vec<_>>(), "by name");
+            for name in all.keys() {
+                store.follow(name.clone(), Box::new(|_| Kept::Nothing)).await.expect("forgotten");
+                prop_assert!(following(&store, name).await.consumer.is_none());
+                // one that was forgotten comes back as a new one
+                keep(&store, name, &Consumer::default()).await;
+                let told = following(&store, name).await.consumer;
+                prop_assert_eq!(told, Some(Consumer::default()));
+                for _ in 0..2 {
+                    let forget = Box::new(|_| Kept::Nothing);
+                    store.follow(name.clone(), forget).await.expect("it may be repeated");
+                }
+            }
+            prop_assert!(store.consumers().await.expect("consumers").is_empty());
+            Ok(())
+        })
+    });
+}
+
+fn a_change_of_a_consumer_is_whole_or_not_at_all<F: Fixture>() {
+    block_on(async {
+        let fixture = F::open().await;
+        let store = fixture.store();
+        let name = consumer_name("executor");
+        let progress = |acknowledged| Progress { acknowledged, stream: Some(StreamId([3; 16])) };
+        let before = Consumer {
+            owner: Some("spiffe://wallet/executor".into()),
+            progress: BTreeMap::from([(0, progress(7)), (1, progress(8))]),
+            parked: Vec::new(),
+        };
+        keep(&store, &name, &before).await;
+        let panics = store.follow(name.clone(), Box::new(|_| panic!("a defect in a rule"))).await;
+        assert!(matches!(panics, Err(Error::Data(_))), "{panics:?}");
+        assert_eq!(following(&store, &name).await.consumer.as_ref(), Some(&before));
+        // no database counts that far, so the second of the two rows cannot be kept
+        let mut beyond = before.clone();
+        beyond.progress = BTreeMap::from([(0, progress(9)), (1, progress(u64::MAX))]);
+        let refused = store.follow(name.clone(), Box::new(move |_| Kept::Consumer(beyond.clone())));
+        let refused = refused.await;
+        assert!(matches!(refused, Err(Error::Data(_))), "{refused:?}");
+        assert_eq!(following(&store, &name).await.consumer.as_ref(), Some(&before));
+        drop(store);
+        let fixture = fixture.reopen().await;
+        let kept = fixture.store().consumers().await.expect("consumers");
+        assert_eq!(kept, [(name, before)], "a restart forgets nobody");
+    });
+}
+
+/// Each adds one to what it finds; a lost update would leave the count short.
+fn changes_of_one_consumer_run_one_after_the_other<F: Fixture>() {
+    const TASKS: u64 = 8;
+    const EACH: u64 = 12;
+    block_on(async {
+        let fixture = F::open().await;
+        let store = fixture.store();
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..TASKS {
+            let store = Arc::clone(&store);
+            tasks.spawn(async move {
+                for nth in 0..EACH {
+                    let add = |following: Following| {
+                        let mut consumer = following.consumer.unwrap_or_default();
+                        consumer.progress.entry(5).or_default().acknowledged += 1;
+                        Kept::Consumer(consumer)
+                    };
+                    let shared = consumer_name("shared");
+                    store.follow(shared, Box::new(add)).await.expect("a change");
+                    let own = consumer_name(&format!("own-{task}"));
+                    store.follow(own, Box::new(add)).await.expect("a change");
+                    // events go on being decided meanwhile
+                    let event = cancelled(&payment_key(&format!("{task}/{nth}")));
+                    let changes = Changes { events: vec![event], ..Changes::default() };
+                    write(&store, changes).await.expect("a commit");
+                }
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.expect("no panic");
+        }
+        let shared =
+            following(&store, &consumer_name("shared")).await.consumer.expect("it is known");
+        assert_eq!(shared.progress[&5].acknowledged, TASKS * EACH);
+        for task in 0..TASKS {
+            let own = following(&store, &consumer_name(&format!("own-{task}"))).await;
+            assert_eq!(own.consumer.expect("it is known").progress[&5].acknowledged, EACH);
+        }
+    });
+}
+
+fn a_consumer_is_decided_by_the_heads_and_the_standing_of_now<F: Fixture>() {
+    block_on(async {
+        let fixture = F::open().await;
+        let store = fixture.store();
+        let name = consumer_name("executor");
+        let key = payment_key("p");
+        let partition = key.partition(store.partitions());
+        for count in 1..=3 {
+            let changes = Changes { events: vec![cancelled(&key)], ..Changes::default() };
+            write(&store, changes).await.expect("a commit");
+            let told = following(&store, &name).await;
+            assert_eq!(told.consumer, None);
+            assert_eq!(told.heads.len(), usize::from(store.partitions().count()));
+            let head = Head { position: count, purged: 0 };
+            assert_eq!(told.heads[usize::from(partition)], head);
+            assert_eq!(told.heads, store.heads().await.expect("heads"));
+        }
+        let standing = Standing { epoch: 1, onboarding: true, suspect: None };
+        assert_eq!(following(&store, &name).await.standing, standing);
+        store.change_standing(StandingChange::ImportComplete).await.expect("a change");
+        assert!(!following(&store, &name).await.standing.onboarding);
+    });
+}
+
+/// A reason is for people, so it may hold anything.
+const REASON: &str = "restored;\u{0} '--\u{202e}";
+
+fn a_suspect_store_decides_nothing_until_it_is_reconciled<F: Fixture>() {
+    block_on(async {
+        let fixture = F::open().await;
+        let store = fixture.store();
+        let grant = authorization_key("grant");
+        let changes = Changes {
+            payments: vec![(payment_key("p"), initiated(1))],
+            authorizations: vec![(grant.clone(), granted())],
+            tokens: vec![(token_key(0, 1), live(&grant))],
+            events: vec![cancelled(&payment_key("p"))],
+        };
+        write(&store, changes).await.expect("a commit");
+        for reason in [REASON, "another one"] {
+            let change = StandingChange::Suspect(reason.to_owned());
+            let standing = store.change_standing(change).await.expect("a change");
+            let first = Some(REASON.to_owned());
+            assert_eq!(standing, Standing { epoch: 1, onboarding: true, suspect: first });
+        }
+        drop(store);
+        let fixture = fixture.reopen().await;
+        let store = fixture.store();
+        assert_eq!(store.standing().await.expect("a read").suspect.as_deref(), Some(REASON));
+
+        let refused = commit(&store, wants([payment_key("p")]), |_| panic!("it decides nothing"));
+        let refused = refused.await;
+        assert!(matches!(&refused, Err(Error::Suspect(why)) if why == REASON), "{refused:?}");
+        // a revocation that was lost must not look active, nor a token that was recorded unknown
+        for key in [token_key(0, 1), token_key(0, 2)] {
+            let refused = store.token(vec![key]).await;
+            assert!(matches!(&refused, Err(Error::Suspect(why)) if why == REASON), "{refused:?}");
+        }
+        let payment = store.payment(payment_key("p")).await.expect("people look at payments");
+        assert_eq!(payment, Some(initiated(1)));
+        let events = all_events(&store).await;
+        assert_eq!(events.values().map(Vec::len).sum::<usize>(), 1, "executors go on");
+        let name = consumer_name("executor");
+        assert_eq!(following(&store, &name).await.standing.suspect.as_deref(), Some(REASON));
+        keep(&store, &name, &Consumer::default()).await;
+
+        let done = StandingChange::Reconciled("compared\u{0} with the executor".to_owned());
+        let standing = store.change_standing(done).await.expect("a change");
+        assert_eq!(standing, Standing { epoch: 2, onboarding: true, suspect: None });
+        let changes =
+            Changes { payments: vec![(payment_key("p"), initiated(2))], ..Changes::default() };
+        write(&store, changes).await.expect("it decides again");
+        let token = store.token(vec![token_key(0, 1)]).await.expect("a read");
+        assert_eq!(token, Some((live(&grant), Some(granted()))));
+        assert_eq!(store.consumers().await.expect("consumers").len(), 1, "nobody was forgotten");
+
+        let again = StandingChange::Suspect("again".to_owned());
+        store.change_standing(again).await.expect("a change");
+        let done = StandingChange::Reconciled(String::new());
+        assert_eq!(store.change_standing(done).await.expect("a change").epoch, 3);
+        drop(store);
+        let fixture = fixture.reopen().await;
+        let standing = fixture.store().standing().await.expect("a read");
+        assert_eq!(standing, Standing { epoch: 3, onboarding: true, suspect: None });
+    });
+}
+
+fn what_is_outstanding_is_counted_and_listed_longest_first<F: Fixture>() {
+    use Outstanding::{FundReturnDue, Unresolved};
+    block_on(async {
+        let fixture = F::open().await;
+        let store = fixture.store();
+        for kind in [FundReturnDue, Unresolved] {
+            assert_eq!(store.backlog(kind).await.expect("a backlog"), Backlog::default());
+            assert!(store.outstanding(kind, 9).await.expect("a list").is_empty());
+        }
+        let put = async |payments: &[(&str, Payment)]| {
+            let payments =
+                payments.iter().map(|(id, payment)| (payment_key(id), payment.clone())).collect();
+            write(&store, Changes { payments, ..Changes::default() }).await.expect("a commit");
+        };
+        let ids = async |kind, limit| -> Vec<String> {
+            let list = store.outstanding(kind, limit).await.expect("a list");
+            list.into_iter().map(|one| one.key.payment_request.as_str().to_owned()).collect()
+        };
+        put(&[
+            ("b", due(300)),
+            ("c", due(100)),
+            ("a", due(-200)),
+            ("v", unresolved(50)),
+            ("u", unresolved(20)),
+            ("initiated", initiated(1)),
+            ("returned", returned(1)),
+        ])
+        .await;
+        let backlog = |count, oldest| Backlog { count, oldest: Some(at(oldest)) };
+        assert_eq!(store.backlog(FundReturnDue).await.expect("a backlog"), backlog(3, -200));
+        assert_eq!(store.backlog(Unresolved).await.expect("a backlog"), backlog(2, 20));
+        assert_eq!(ids(FundReturnDue, 9).await, ["a", "c", "b"]);
+        assert_eq!(ids(FundReturnDue, 2).await, ["a", "c"]);
+        assert_eq!(ids(Unresolved, 9).await, ["u", "v"]);
+        assert_eq!(
+            store.outstanding(FundReturnDue, 1).await.expect("a list"),
+            [OutstandingPayment {
+                key: payment_key("a"),
+                since: at(-200),
+                amount: Some(amount(1_999)),
+            }]
+        );
+        let unresolved = store.outstanding(Unresolved, 1).await.expect("a list");
+        assert_eq!((unresolved[0].since, unresolved[0].amount), (at(20), None));
+
+        // one returns, and of another the core reports that it was debited after all
+        put(&[("a", returned(-200)), ("u", due(400))]).await;
+        assert_eq!(store.backlog(FundReturnDue).await.expect("a backlog"), backlog(3, 100));
+        assert_eq!(store.backlog(Unresolved).await.expect("a backlog"), backlog(1, 50));
+        assert_eq!(ids(FundReturnDue, 9).await, ["c", "b", "u"]);
+        assert_eq!(ids(Unresolved, 9).await, ["v"]);
+    });
+}
+
+/// Events of some payments of different partitions, each payment's at the times of `at`.
+async fn aged(store: &Arc<dyn Store>, ids: &[&str], times: &[i64]) -> Vec<u16> {
+    let mut partitions = Vec::new();
+    for id in ids {
+        let key = payment_key(id);
+        let events = times.iter().map(|time| Event { at: at(*time), ..cancelled(&key) }).collect();
+        write(store, Changes { events, ..Changes::default() }).await.expect("a commit");
+        partitions.push(key.partition(store.partitions()));
+    }
+    assert_eq!(partitions.iter().collect::<HashSet<_>>().len(), ids.len(), "each its own");
+    partitions
+}
+
+async fn positions(store: &Arc<dyn Store>, partition: u16, behind: u64) -> Vec<u64> {
+    let events = events(store, partition, behind, u32::MAX).await.expect("events");
+    events.iter().map(|event| event.position).collect()
+}
+
+fn a_purge_takes_the_oldest_events_without_a_gap_and_tells_how_far<F: Fixture>() {
+    block_on(async {
+        let fixture = F::open().await;
+        let store = fixture.store();
+        // the fourth is young, the fifth old again: clocks step back
+        let partitions = aged(&store, &["a", "b"], &[10, 20, 30, 500, 40, 50]).await;
+        let [one, other] = partitions[..] else { unreachable!("two") };
+        let upto = |partition, position| vec![Place { partition, position }];
+
+        // up to a place and with it
+        assert_eq!(store.purge(upto(one, 2), at(1_000), 100).await.expect("a purge"), 2);
+        assert_eq!(positions(&store, one, 0).await, [3, 4, 5, 6]);
+        assert_eq!(positions(&store, one, 3).await, [4, 5, 6]);
+        assert_eq!(positions(&store, other, 0).await, [1, 2, 3, 4, 5, 6]);
+        let heads = store.heads().await.expect("heads");
+        assert_eq!(heads[usize::from(one)], Head { position: 6, purged: 2 });
+        assert_eq!(heads[usize::from(other)], Head { position: 6, purged: 0 });
+        // again: nothing is left there
+        assert_eq!(store.purge(upto(one, 2), at(1_000), 100).await.expect("a purge"), 0);
+        assert_eq!(store.purge(upto(one, 0), at(1_000), 100).await.expect("a purge"), 0);
+
+        // of before a time, exclusively, and never past one that is younger
+        assert_eq!(store.purge(upto(one, 6), at(30), 100).await.expect("a purge"), 0);
+        assert_eq!(store.purge(upto(one, 6), at(31), 100).await.expect("a purge"), 1);
+        assert_eq!(store.purge(upto(one, 6), at(100), 100).await.expect("a purge"), 0);
+        assert_eq!(positions(&store, one, 0).await, [4, 5, 6]);
+        // beyond the head is no place
+        assert_eq!(store.purge(upto(one, u64::MAX), at(501), 100).await.expect("a purge"), 3);
+        assert_eq!(positions(&store, one, 0).await, [0; 0]);
+
+        // what comes next goes on counting
+        let changes = Changes { events: vec![cancelled(&payment_key("a"))], ..Changes::default() };
+        write(&store, changes).await.expect("a commit");
+        assert_eq!(positions(&store, one, 0).await, [7]);
+        drop(store);
+        let fixture = fixture.reopen().await;
+        let heads = fixture.store().heads().await.expect("heads");
+        assert_eq!(heads[usize::from(one)], Head { position: 7, purged: 6 });
+    });
+}
+
+fn a_purge_is_as_large_as_it_may_be_and_no_larger<F: Fixture>() {
+    block_on(async {
+        let fixture = F::open().await;
+        let store = fixture.store();
+        let partitions = aged(&store, &["a", "b", "d"], &[1, 2, 3, 4]).await;
+        let upto: Vec<_> =
+            partitions.iter().map(|&partition| Place { partition, position: 3 }).collect();
+        let mut removed = Vec::new();
+        loop {
+            let count = store.purge(upto.clone(), at(100), 4).await.expect("a purge");
+            removed.push(count);
+            if count < 4 {
+                break;
+            }
+            for &partition in &partitions {
+                let head = store.heads().await.expect("heads")[usize::from(partition)];
+                let left = positions(&store, partition, 0).await;
+                assert_eq!(left, (head.purged + 1..=head.position).collect::<Vec<_>>());
+            }
+        }
+        assert_eq!(removed, [4, 4, 1]);
+        for partition in partitions {
+            assert_eq!(positions(&store, partition, 0).await, [4]);
+        }
+        assert_eq!(store.purge(upto, at(100), 0).await.expect("a purge"), 0);
+    });
+}
+
+/// All that a store keeps.
+#[derive(Debug, Default, PartialEq)]
+struct Everything {
+    payments: Vec<(PaymentKey, Payment)>,
+    authorizations: Vec<(AuthorizationKey, Authorization)>,
+    tokens: Vec<(TokenKey, Token)>,
+    events: Vec<Positioned>,
+    consumers: Vec<(ConsumerName, Consumer)>,
+}
+
+/// Walks through a store, page by page.
+async fn walk(store: &Arc<dyn Store>, limit: u32) -> (Vec<Page>, Everything) {
+    let (mut pages, mut all) = (Vec::new(), Everything::default());
+    let mut cursor = Some(Cursor::Payments(None));
+    while let Some(at) = cursor {
+        let page = store.page(at, limit).await.expect("a page");
+        pages.push(page.clone());
+        let full = |length: usize| {
+            assert!(length <= usize::try_from(limit).expect("few"), "a page is too long");
+            length > 0
+        };
+        cursor = match page {
+            Page::Payments(page) => {
+                let last = page.last().map(|(key, _)| key.clone());
+                full(page.len());
+                all.payments.extend(page);
+                Some(last.map_or(Cursor::Authorizations(None), |key| Cursor::Payments(Some(key))))
+            }
+            Page::Authorizations(page) => {
+                let last = page.last().map(|(key, _)| key.clone());
+                full(page.len());
+                all.authorizations.extend(page);
+                Some(last.map_or(Cursor::Tokens(None), |key| Cursor::Authorizations(Some(key))))
+            }
+            Page::Tokens(page) => {
+                let last = page.last().map(|(key, _)| key.hash);
+                full(page.len());
+                all.tokens.extend(page);
+                Some(last.map_or(Cursor::Events(None), |hash| Cursor::Tokens(Some(hash))))
+            }
+            Page::Events(page) => {
+                let place = |event: &Positioned| Place {
+                    partition: event.partition,
+                    position: event.position,
+                };
+                let last = page.last().map(place);
+                full(page.len());
+                all.events.extend(page);
+                Some(last.map_or(Cursor::Consumers, |place| Cursor::Events(Some(place))))
+            }
+            Page::Consumers(page) => {
+                all.consumers = page;
+                None
+            }
+        };
+    }
+    (pages, all)
+}
+
+fn some<T: std::fmt::Debug>(runner: &mut TestRunner, of: impl Strategy<Value = T>) -> T {
+    of.new_tree(runner).expect("a value").current()
+}
+
+/// A store with something of everything, purged and suspect.
+async fn furnished<F: Fixture>() -> (F, Everything) {
+    let fixture = F::open().await;
+    let store = fixture.store();
+    let mut runner = TestRunner::deterministic();
+    let payments = some(&mut runner, vec((any_payment_key(), any_payment()), 20..30));
+    let payments: BTreeMap<PaymentKey, Payment> = payments.into_iter().collect();
+    let mut families = BTreeMap::new();
+    let mut tokens = BTreeMap::new();
+    for family in some(&mut runner, vec(any_family(), 6..9)) {
+        if families.insert(family.key, family.authorization).is_none() {
+            tokens.extend(family.tokens);
+        }
+    }
+    let changes = Changes {
+        payments: payments.clone().into_iter().collect(),
+        authorizations: families.clone().into_iter().collect(),
+        tokens: tokens.clone().into_iter().collect(),
+        events: some(&mut runner, vec(any_event(), 30..40)),
+    };
+    write(&store, changes).await.expect("a commit");
+    let partitions = store.partitions().count();
+    let consumers = vec((any_consumer_name(), any_consumer(partitions)), 2..5);
+    let consumers: BTreeMap<_, _> = some(&mut runner, consumers).into_iter().collect();
+    for (name, consumer) in &consumers {
+        keep(&store, name, consumer).await;
+    }
+    let partitions = aged(&store, &["a"], &[1, 2, 3]).await;
+    let upto = vec![Place { partition: partitions[0], position: 1 }];
+    // the partition may have had an event of some other time before
+    store.purge(upto, Timestamp::MAX, 5).await.expect("a purge");
+    for change in [
+        StandingChange::Reconciled("a drill".to_owned()),
+        StandingChange::ImportComplete,
+        StandingChange::Suspect(REASON.to_owned()),
+    ] {
+        store.change_standing(change).await.expect("a change");
+    }
+    let mut events = Vec::new();
+    for (partition, head) in (0..).zip(store.heads().await.expect("heads")) {
+        let behind = Place { partition, position: head.purged };
+        events.extend(store.events(vec![behind], u32::MAX).await.expect("events"));
+    }
+    let mut tokens: Vec<_> = tokens.into_iter().collect();
+    tokens.sort_by_key(|(key, _)| key.hash.0);
+    let sample = Everything {
+        payments: payments.into_iter().collect(),
+        authorizations: families.into_iter().collect(),
+        tokens,
+        events,
+        consumers: consumers.into_iter().collect(),
+    };
+    (fixture, sample)
+}
+
+fn a_walk_meets_everything_once_in_order_whatever_the_size_of_a_page<F: Fixture>() {
+    block_on(async {
+        let (fixture, sample) = furnished::<F>().await;
+        let store = fixture.store();
+        assert!(sample.payments.len() > 7 && sample.tokens.len() > 7 && sample.events.len() > 7);
+        for limit in [1, 2, 7, 1_000_000] {
+            let (_, all) = walk(&store, limit).await;
+            assert_eq!(all, sample, "{limit} a page");
+        }
+    });
+}
+
+fn a_store_that_took_over_equals_the_other<F: Fixture>() {
+    block_on(async {
+        let (from, sample) = furnished::<F>().await;
+        let (from_store, into) = (from.store(), F::open().await);
+        let store = into.store();
+        let (pages, _) = walk(&from_store, 7).await;
+        for page in &pages {
+            // an answer may be lost, and the page sent again
+            for _ in 0..2 {
+                store.fill(page.clone()).await.expect("a fresh store is filled");
+            }
+            let early = commit(&store, Wanted::default(), |_| panic!("half of it is here")).await;
+            assert!(matches!(early, Err(Error::Unavailable(_))), "{early:?}");
+        }
+        // an interrupted run begins anew, after a restart too
+        drop(store);
+        let into = into.reopen().await;
+        let store = into.store();
+        let early = commit(&store, Wanted::default(), |_| panic!("it was not ended")).await;
+        assert!(matches!(early, Err(Error::Unavailable(_))), "{early:?}");
+        for page in &pages {
+            store.fill(page.clone()).await.expect("it may be repeated");
+        }
+        let takeover = Takeover {
+            standing: from_store.standing().await.expect("a standing"),
+            heads: from_store.heads().await.expect("heads"),
+        };
+        store.take_over(takeover.clone()).await.expect("it is filled");
+
+        let again = store.take_over(takeover.clone()).await;
+        assert!(matches!(again, Err(Error::Data(_))), "{again:?}");
+        for page in pages {
+            let late = store.fill(page).await;
+            assert!(matches!(late, Err(Error::Data(_))), "{late:?}");
+        }
+        let assert_equal = async |store: &Arc<dyn Store>| {
+            assert_eq!(store.standing().await.expect("a standing"), takeover.standing);
+            assert_eq!(store.heads().await.expect("heads"), takeover.heads);
+            assert_eq!(walk(store, 1_000).await.1, sample);
+            for kind in [Outstanding::FundReturnDue, Outstanding::Unresolved] {
+                let backlog = store.backlog(kind).await.expect("a backlog");
+                assert_eq!(backlog, from_store.backlog(kind).await.expect("a backlog"));
+            }
+        };
+        assert_equal(&store).await;
+        assert_eq!(takeover.standing.suspect.as_deref(), Some(REASON), "doubts are taken over too");
+        drop(store);
+        let into = into.reopen().await;
+        let store = into.store();
+        assert_equal(&store).await;
+        let done = StandingChange::Reconciled("compared".to_owned());
+        store.change_standing(done).await.expect("a change");
+        let partitions = aged(&store, &["a"], &[9]).await;
+        let partition = usize::from(partitions[0]);
+        let head = store.heads().await.expect("heads")[partition];
+        assert_eq!(head.position, takeover.heads[partition].position + 1, "it goes on counting");
+        assert_eq!(head.purged, takeover.heads[partition].purged);
+    });
+}
+
+fn an_empty_store_is_taken_over_too<F: Fixture>() {
+    block_on(async {
+        let (from, into) = (F::open().await, F::open().await);
+        from.store().change_standing(StandingChange::ImportComplete).await.expect("a change");
+        let takeover = Takeover {
+            standing: from.store().standing().await.expect("a standing"),
+            heads: from.store().heads().await.expect("heads"),
+        };
+        let store = into.store();
+        store.take_over(takeover.clone()).await.expect("there is nothing to fill");
+        assert_eq!(store.standing().await.expect("a standing"), takeover.standing);
+        let late = store.fill(Page::Payments(Vec::new())).await;
+        assert!(matches!(late, Err(Error::Data(_))), "{late:?}");
+        let changes =
+            Changes { payments: vec![(payment_key("p"), initiated(1))], ..Changes::default() };
+        write(&store, changes).await.expect("it serves");
+    });
+}
+
+fn a_store_that_has_decided_is_not_filled<F: Fixture>() {
+    block_on(async {
+        let one = || payment_key("p");
+        let payment = Changes { payments: vec![(one(), initiated(1))], ..Changes::default() };
+        let event = Changes { events: vec![cancelled(&one())], ..Changes::default() };
+        let dead = Token::DeadOnArrival(verdict(ResultCode::InvalidToken));
+        let token = Changes { tokens: vec![(token_key(0, 1), dead)], ..Changes::default() };
+        for changes in [payment, event, token] {
+            let fixture = F::open().await;
+            let store = fixture.store();
+            write(&store, changes).await.expect("a commit");
+            let before = walk(&store, 9).await.1;
+            let other = Page::Payments(vec![(one(), initiated(2))]);
+            let refused = store.fill(other).await;
+            assert!(matches!(refused, Err(Error::Data(_))), "{refused:?}");
+            let takeover = Takeover {
+                standing: store.standing().await.expect("a standing"),
+                heads: store.heads().await.expect("heads"),
+            };
+            let refused = store.take_over(takeover).await;
+            assert!(matches!(refused, Err(Error::Data(_))), "{refused:?}");
+            assert_eq!(walk(&store, 9).await.1, before);
+            write(&store, Changes::default()).await.expect("it serves as before");
+        }
+    });
+}
+
+/// A head without its events would be a gap for ever.
+fn a_take_over_that_lacks_events_is_refused_and_can_be_completed<F: Fixture>() {
+    block_on(async {
+        let (from, into) = (F::open().await, F::open().await);
+        let (from, store) = (from.store(), into.store());
+        aged(&from, &["a", "b"], &[1, 2, 3]).await;
+        let takeover = Takeover {
+            standing: from.standing().await.expect("a standing"),
+            heads: from.heads().await.expect("heads"),
+        };
+        let Page::Events(events) = from.page(Cursor::Events(None), 100).await.expect("a page")
+        else {
+            panic!("events were asked for")
+        };
+        for missing in 0..events.len() {
+            let some = events.iter().enumerate().filter(|(nth, _)| *nth < missing);
+            let some = some.map(|(_, event)| event.clone()).collect();
+            store.fill(Page::Events(some)).await.expect("a page");
+            let refused = store.take_over(takeover.clone()).await;
+            assert!(matches!(refused, Err(Error::Data(_))), "{refused:?}");
+        }
+        store.fill(Page::Events(events)).await.expect("a page");
+        store.take_over(takeover.clone()).await.expect("now it is whole");
+        assert_eq!(store.heads().await.expect("heads"), takeover.heads);
+    });
+}
+
 /// Makes a test of every function for a fixture.
 macro_rules! contract {
     ($store:ident, $fixture:ty: $($test:ident,)*) => {
@@ -677,6 +1302,19 @@ macro_rules! suite {
             a_new_store_is_onboarding_until_the_import_is_complete_and_never_again,
             reopening_keeps_everything_and_goes_on_counting,
             commits_of_many_tasks_are_all_there,
+            consumers_are_created_changed_and_forgotten_whole,
+            a_change_of_a_consumer_is_whole_or_not_at_all,
+            changes_of_one_consumer_run_one_after_the_other,
+            a_consumer_is_decided_by_the_heads_and_the_standing_of_now,
+            a_suspect_store_decides_nothing_until_it_is_reconciled,
+            what_is_outstanding_is_counted_and_listed_longest_first,
+            a_purge_takes_the_oldest_events_without_a_gap_and_tells_how_far,
+            a_purge_is_as_large_as_it_may_be_and_no_larger,
+            a_walk_meets_everything_once_in_order_whatever_the_size_of_a_page,
+            a_store_that_took_over_equals_the_other,
+            an_empty_store_is_taken_over_too,
+            a_store_that_has_decided_is_not_filled,
+            a_take_over_that_lacks_events_is_refused_and_can_be_completed,
         }
     )*};
 }

@@ -6,7 +6,8 @@ use alipayplus_cancel::domain::{
     Verdict,
     amount::{AMOUNT_MINOR_UNITS_MAX, Amount, Currency},
     authorization::{Authorization, Revocation, RevocationCause},
-    event::{Event, EventCause, EventKind},
+    consumer::{Consumer, ConsumerName, Parked, Progress, StreamId},
+    event::{Event, EventCause, EventId, EventKind},
     id::{
         AcquirerId, AuthorizationId, ClientId, FundReturnReference, ID_CHARS_MAX,
         PASS_THROUGH_INFO_CHARS_MAX, PassThroughInfo, PaymentRequestId, PspId, RefundId, TokenHash,
@@ -81,6 +82,43 @@ pub fn live(authorization: &AuthorizationKey) -> Token {
         replaced_by: None,
         cancelled: None,
     })
+}
+
+/// Cancelled after it was debited: money is due since then.
+pub fn due(since: i64) -> Payment {
+    returning(Money::Due { amount: amount(1_999), since: at(since) })
+}
+
+/// The same, and the money is back.
+pub fn returned(since: i64) -> Payment {
+    let reference = FundReturnReference::parse("return-1").expect("a legal reference");
+    let (since, at) = (at(since), at(since + 1));
+    returning(Money::Returned { amount: amount(1_999), since, at, reference })
+}
+
+/// Cancelled while initiated.
+pub fn unresolved(cancelled_at: i64) -> Payment {
+    let mut payment = returning(Money::Untouched(Untouched::Initiated));
+    if let State::Cancelled(cancelled) = &mut payment.state {
+        cancelled.verdict.at = at(cancelled_at);
+    }
+    payment
+}
+
+fn returning(money: Money) -> Payment {
+    let Payment { acquirer, recorded_at, state } = initiated(1);
+    let State::Initiated(terms) = state else { unreachable!("it was initiated") };
+    let cancelled = Cancelled {
+        verdict: verdict(ResultCode::Success),
+        terms: Some(terms),
+        refunds: Vec::new(),
+        money,
+    };
+    Payment { acquirer, recorded_at, state: State::Cancelled(cancelled) }
+}
+
+pub fn consumer_name(text: &str) -> ConsumerName {
+    ConsumerName::parse(text).expect("a legal name")
 }
 
 pub fn cancelled(key: &PaymentKey) -> Event {
@@ -365,6 +403,76 @@ pub fn any_event() -> BoxedStrategy<Event> {
     (what, cause, circumstances)
         .prop_map(|((kind, subject), cause, (acquirer, at, result, pass_through_info, trace))| {
             Event { kind, subject, acquirer, cause, at, result, pass_through_info, trace }
+        })
+        .boxed()
+}
+
+const SPECIAL_NAMES: [&str; 11] = ["-", ".", "..", "--", "NULL", "null", "0", "1e3", "_", "A", "a"];
+
+/// Every legal name, those among them that look like something else.
+pub fn any_consumer_name() -> BoxedStrategy<ConsumerName> {
+    let text = prop_oneof![
+        2 => "[A-Za-z0-9_.-]{1,64}",
+        1 => "[A-Za-z0-9_.-]{64}",
+        1 => prop::sample::select(&SPECIAL_NAMES[..]).prop_map(str::to_owned),
+    ];
+    text.prop_map(|text| consumer_name(&text)).boxed()
+}
+
+/// Text that a caller chose: anything, NULs too.
+fn any_text() -> BoxedStrategy<Box<str>> {
+    prop_oneof![
+        4 => vec(any::<char>(), 0..80).prop_map(String::from_iter),
+        1 => Just("\u{0}".to_owned()),
+        1 => Just("a\u{0}b\u{1}\u{7f}\r\n ".to_owned()),
+        1 => Just("𝄞".repeat(500)),
+        1 => prop::sample::select(&HOSTILE[..]).prop_map(str::to_owned),
+    ]
+    .prop_map(String::into_boxed_str)
+    .boxed()
+}
+
+/// The furthest a position goes: databases count in signed numbers.
+const POSITION_MAX: u64 = u64::MAX >> 1;
+
+fn any_position() -> BoxedStrategy<u64> {
+    prop_oneof![4 => 0..1_000u64, 1 => Just(POSITION_MAX)].boxed()
+}
+
+fn any_subject() -> BoxedStrategy<Subject> {
+    prop_oneof![
+        any_payment_key().prop_map(Subject::Payment),
+        any_authorization_key().prop_map(Subject::Authorization),
+    ]
+    .boxed()
+}
+
+/// Every kind of consumer of a store with that many partitions.
+pub fn any_consumer(partitions: u16) -> BoxedStrategy<Consumer> {
+    let stream = option::of(any::<[u8; 16]>().prop_map(StreamId));
+    let progress = (any_position(), stream)
+        .prop_map(|(acknowledged, stream)| Progress { acknowledged, stream });
+    let parked =
+        (
+            (0..partitions, any_position()),
+            any::<[u8; 16]>().prop_map(EventId),
+            any_subject(),
+            option::of(any_text()),
+            any_time(),
+            any::<bool>(),
+        )
+            .prop_map(|((partition, position), event, subject, reason, at, redrive)| {
+                Parked { partition, position, event, subject, reason, at, redrive }
+            });
+    (
+        option::of(any_text()),
+        prop::collection::btree_map(0..partitions, progress, 0..5),
+        vec(parked, 0..5),
+    )
+        .prop_map(|(owner, progress, mut parked)| {
+            parked.sort_by_key(|parked| (parked.partition, parked.position));
+            parked.dedup_by_key(|parked| (parked.partition, parked.position));
+            Consumer { owner, progress, parked }
         })
         .boxed()
 }

@@ -57,6 +57,15 @@ impl PaymentRecord {
         }
     }
 
+    /// Since when people have to look after it, if they have to.
+    pub(in crate::store) const fn outstanding_since(&self) -> Option<i64> {
+        match self.money {
+            Some(DUE) => self.return_since,
+            Some(UNTOUCHED_INITIATED) => self.verdict.at,
+            _ => None,
+        }
+    }
+
     /// As it is written.
     pub(in crate::store) fn of(payment: &Payment) -> Self {
         let (state, money) = match &payment.state {

@@ -4,39 +4,48 @@ use rusqlite::{Connection, named_params, params};
 
 use super::{
     super::{Error, Head, Place, Positioned, record::EventRecord},
+    chain::Kind,
     failed,
-    row::Columns,
+    row::{self, Columns},
+    standing,
+    write::Write,
 };
-use crate::domain::{event::Event, key::Partitions};
+use crate::domain::{event::Event, time::Timestamp};
 
 const TABLE: &str = "event";
 
-/// Writes events, each at the next position of its partition. The caller holds the write lock.
-pub(super) fn append(
-    connection: &Connection,
-    events: &[Event],
-    partitions: Partitions,
-) -> rusqlite::Result<()> {
+macro_rules! columns {
+    () => {
+        "partition, position, kind, psp_id, subject_id, acquirer_id, amount, currency,
+         cause, decided_at, result, pass_through_info, trace, checksum"
+    };
+}
+
+/// Writes events, each at the next position of its partition.
+pub(super) fn append(write: &mut Write<'_>, events: &[Event]) -> Result<(), Error> {
     const NEXT: &str =
         "UPDATE partition_head SET position = position + 1 WHERE partition = ?1 RETURNING position";
     if events.is_empty() {
         return Ok(());
     }
-    let mut next = connection.prepare_cached(NEXT)?;
+    let mut next = write.sql.prepare_cached(NEXT).map_err(failed)?;
     for event in events {
-        let partition = event.subject.partition(partitions);
-        let position: i64 = next.query_row(params![partition], |row| row.get(0))?;
-        insert(connection, &EventRecord::of(event, partition, number(position)))?;
+        let partition = event.subject.partition(write.partitions);
+        let position: i64 = next.query_row([partition], |row| row.get(0)).map_err(failed)?;
+        insert(write, &EventRecord::of(event, partition, row::count(position)))?;
     }
     Ok(())
 }
 
-fn insert(connection: &Connection, record: &EventRecord) -> rusqlite::Result<()> {
-    const INSERT: &str = "INSERT INTO event (partition, position, kind, psp_id, subject_id, acquirer_id, amount, currency,
-         cause, decided_at, result, pass_through_info, trace)
+/// Writes an event at its place. One that is there already is written again.
+pub(super) fn insert(write: &mut Write<'_>, record: &EventRecord) -> Result<(), Error> {
+    const INSERT: &str = "INSERT OR REPLACE INTO event (
+         partition, position, kind, psp_id, subject_id, acquirer_id, amount, currency,
+         cause, decided_at, result, pass_through_info, trace, checksum)
          VALUES (:partition, :position, :kind, :psp_id, :subject_id, :acquirer_id, :amount, :currency,
-         :cause, :decided_at, :result, :pass_through_info, :trace)";
-    connection.prepare_cached(INSERT)?.execute(named_params! {
+         :cause, :decided_at, :result, :pass_through_info, :trace, :checksum)";
+    let checksum = record.checksum();
+    let parameters = named_params! {
         ":partition": record.partition,
         ":position": record.position,
         ":kind": record.kind,
@@ -50,7 +59,10 @@ fn insert(connection: &Connection, record: &EventRecord) -> rusqlite::Result<()>
         ":result": record.result,
         ":pass_through_info": record.pass_through_info,
         ":trace": record.trace,
-    })?;
+        ":checksum": checksum,
+    };
+    write.sql.prepare_cached(INSERT).and_then(|mut sql| sql.execute(parameters)).map_err(failed)?;
+    write.changed.row(Kind::Event, checksum);
     Ok(())
 }
 
@@ -59,24 +71,39 @@ pub(super) fn load(
     behind: &[Place],
     limit: u32,
 ) -> Result<Vec<Positioned>, Error> {
-    const SELECT: &str =
-        "SELECT partition, position, kind, psp_id, subject_id, acquirer_id, amount, currency,
-         cause, decided_at, result, pass_through_info, trace
-         FROM event WHERE partition = ?1 AND position > ?2 ORDER BY position LIMIT ?3";
-    let mut select = connection.prepare_cached(SELECT).map_err(failed)?;
+    const SELECT: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM event WHERE partition = ?1 AND position > ?2 ORDER BY position LIMIT ?3"
+    );
     let mut events = Vec::new();
     for place in behind {
+        let select = connection.prepare_cached(SELECT).map_err(failed)?;
         let position = i64::try_from(place.position).unwrap_or(i64::MAX);
-        let mut rows = select.query(params![place.partition, position, limit]).map_err(failed)?;
-        while let Some(row) = rows.next().map_err(failed)? {
-            events.push(read(Columns::new(row, TABLE))?);
-        }
+        events.extend(row::all(select, TABLE, params![place.partition, position, limit], read)?);
     }
     Ok(events)
 }
 
-fn read(mut row: Columns<'_>) -> Result<Positioned, Error> {
-    EventRecord {
+/// The first events behind a place, by partition and position.
+pub(super) fn page(
+    connection: &Connection,
+    behind: Option<Place>,
+    limit: u32,
+) -> Result<Vec<Positioned>, Error> {
+    const SELECT: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM event WHERE (partition, position) > (?1, ?2) ORDER BY partition, position LIMIT ?3"
+    );
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    let behind = behind.unwrap_or(Place { partition: 0, position: 0 });
+    let position = i64::try_from(behind.position).unwrap_or(i64::MAX);
+    row::all(select, TABLE, params![behind.partition, position, limit], read)
+}
+
+fn read(row: &mut Columns<'_>) -> Result<Positioned, Error> {
+    let record = EventRecord {
         partition: row.get()?,
         position: row.get()?,
         kind: row.get()?,
@@ -90,18 +117,57 @@ fn read(mut row: Columns<'_>) -> Result<Positioned, Error> {
         result: row.get()?,
         pass_through_info: row.get()?,
         trace: row.get()?,
-    }
-    .read()
+    };
+    row.verify(record.checksum())?;
+    record.read()
 }
 
 pub(super) fn heads(connection: &Connection) -> Result<Vec<Head>, Error> {
-    const SELECT: &str = "SELECT position FROM partition_head ORDER BY partition";
-    let mut select = connection.prepare_cached(SELECT).map_err(failed)?;
-    let read = |row: &rusqlite::Row<'_>| Ok(Head { position: number(row.get(0)?), purged: 0 });
-    select.query_map([], read).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
+    const SELECT: &str = "SELECT position, purged FROM partition_head ORDER BY partition";
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    row::all(select, "partition head", [], |row| {
+        Ok(Head { position: row::count(row.get()?), purged: row::count(row.get()?) })
+    })
 }
 
-/// A count as SQLite keeps it; never negative by a CHECK.
-fn number(value: i64) -> u64 {
-    u64::try_from(value).unwrap_or(0)
+/// Removes the oldest events of these partitions, up to these places and decided before a time; at most `limit`.
+///
+/// A partition stops at the first event that may not go, so that what is left has no gap.
+pub(super) fn purge(
+    write: &mut Write<'_>,
+    upto: &[Place],
+    before: Timestamp,
+    limit: u32,
+) -> Result<u64, Error> {
+    const OLDEST: &str =
+        "SELECT position, decided_at FROM event WHERE partition = ?1 AND position <= ?2
+         ORDER BY position LIMIT ?3";
+    const DELETE: &str = "DELETE FROM event WHERE partition = ?1 AND position <= ?2";
+    const MOVE: &str = "UPDATE partition_head SET purged = ?2 WHERE partition = ?1";
+    standing::admit(write.sql)?;
+    let mut removed = 0u64;
+    for place in upto {
+        let left = u64::from(limit).saturating_sub(removed);
+        if left == 0 {
+            break;
+        }
+        let position = i64::try_from(place.position).unwrap_or(i64::MAX);
+        let left = i64::try_from(left).unwrap_or(i64::MAX);
+        let oldest = write.sql.prepare_cached(OLDEST).map_err(failed)?;
+        let oldest = row::all(oldest, TABLE, params![place.partition, position, left], |row| {
+            Ok((row.get::<i64>()?, row.get::<i64>()?))
+        })?;
+        let may_go = oldest.iter().take_while(|(_, decided_at)| *decided_at < before.unix_ms);
+        let count = may_go.clone().count();
+        let Some((last, _)) = may_go.last() else { continue };
+        let sql = write.sql;
+        let run = |text: &str, parameters: &[&dyn rusqlite::ToSql]| {
+            sql.prepare_cached(text).and_then(|mut sql| sql.execute(parameters)).map_err(failed)
+        };
+        run(DELETE, &[&place.partition, last])?;
+        run(MOVE, &[&place.partition, last])?;
+        write.changed.parts(Kind::Purge, &[&place.partition.to_le_bytes(), &last.to_le_bytes()]);
+        removed = removed.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+    Ok(removed)
 }

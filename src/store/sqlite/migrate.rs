@@ -9,14 +9,19 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
 
-use super::{super::Standing, HashKeyFingerprints, OpenError, opening};
+use super::{
+    super::Error,
+    HashKeyFingerprints, OpenError,
+    chain::{self, Changed, Kind},
+    opening,
+};
 use crate::domain::{id::TokenHash, key::Partitions};
 
 /// "AP+C": tells our files from other programs'.
 const APPLICATION_ID: i32 = 0x4150_2b43;
 
 /// One step each; the number is the place in the list, from 1. Never change one that was released.
-const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// The newest schema this program knows.
 fn newest() -> u32 {
@@ -83,11 +88,28 @@ pub(super) fn is_foreign(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(application != APPLICATION_ID && (tables > 0 || schema > 0))
 }
 
-/// Refuses a file that is not a store of ours.
-pub(super) fn belongs(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    let application: i32 =
-        pragma(connection, "application_id").map_err(|source| opening(path, source))?;
-    if application == APPLICATION_ID { Ok(()) } else { Err(OpenError::Foreign(path.to_owned())) }
+/// Refuses a file that is not a store of ours, or of another schema than this program's; answers its partitions.
+///
+/// It migrates nothing: an older service may be running on it.
+pub(super) fn belongs(connection: &Connection, path: &Path) -> Result<Partitions, OpenError> {
+    let sqlite = |source| opening(path, source);
+    let application: i32 = pragma(connection, "application_id").map_err(sqlite)?;
+    if application != APPLICATION_ID {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    let least = number(connection, "least_schema").map_err(sqlite)?;
+    if least > newest() {
+        return Err(OpenError::TooNew { path: path.to_owned(), schema: least, known: newest() });
+    }
+    let schema: u32 = pragma(connection, "user_version").map_err(sqlite)?;
+    if schema < newest() {
+        return Err(OpenError::TooOld { path: path.to_owned(), schema, known: newest() });
+    }
+    let found = number(connection, "partitions").map_err(sqlite)?;
+    u16::try_from(found).ok().and_then(Partitions::new).ok_or_else(|| {
+        let damaged = Error::Damaged("number of partitions");
+        OpenError::NotSound { path: path.to_owned(), source: damaged.into() }
+    })
 }
 
 fn pragma<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
@@ -114,29 +136,6 @@ fn number(connection: &Connection, key: &str) -> rusqlite::Result<u32> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
 }
 
-/// Whether the wallet's history is still to be imported.
-pub(super) fn onboarding(connection: &Connection) -> rusqlite::Result<bool> {
-    let value: i64 = connection
-        .prepare_cached("SELECT value FROM meta WHERE key = 'onboarding'")?
-        .query_row([], |row| row.get(0))?;
-    Ok(value != 0)
-}
-
-/// What holds for the store as a whole.
-pub(super) fn standing(connection: &Connection) -> rusqlite::Result<Standing> {
-    let epoch: i64 = connection
-        .prepare_cached("SELECT value FROM meta WHERE key = 'epoch'")?
-        .query_row([], |row| row.get(0))?;
-    let epoch = u64::try_from(epoch).unwrap_or(0); // counts from 1
-    Ok(Standing { epoch, onboarding: onboarding(connection)?, suspect: None })
-}
-
-/// Ends onboarding.
-pub(super) fn complete_import(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute("UPDATE meta SET value = 0 WHERE key = 'onboarding'", [])?;
-    Ok(())
-}
-
 /// Refuses a ring that lacks a key in use, admits new keys, and answers which one is primary.
 ///
 /// The first key of a new store becomes primary and stays it until a promotion: a key that is merely put first in the
@@ -157,6 +156,7 @@ pub(super) fn admit_hash_keys(
         let fingerprint = TokenHash::prefix(missing);
         return Err(OpenError::HashKeyMissing { path: path.to_owned(), fingerprint });
     }
+    let mut changed = Changed::nothing();
     for (place, key) in ring.iter().enumerate().filter(|(_, key)| !in_use.contains(key)) {
         let primary = in_use.is_empty() && place == 0;
         transaction
@@ -165,6 +165,10 @@ pub(super) fn admit_hash_keys(
                 params![key, primary],
             )
             .map_err(sqlite)?;
+        changed.parts(Kind::HashKey, &[key]);
+    }
+    if changed.rows() > 0 {
+        chain::append(&transaction, changed).map_err(sqlite)?;
     }
     let primary: Option<[u8; 16]> = transaction
         .query_row("SELECT fingerprint FROM hash_key WHERE is_primary", [], |row| row.get(0))

@@ -4,11 +4,16 @@
 //! commits only. Only the writer checkpoints, while nothing waits for it. An I/O error ends the process at once: after
 //! a failed fsync nobody knows what the disk holds, and trying again would only hide it.
 
+mod chain;
+mod consumer;
 mod event;
 mod migrate;
 mod payment;
 mod row;
+mod standing;
+mod takeover;
 mod token;
+mod write;
 mod writer;
 
 use std::{
@@ -20,6 +25,8 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use tokio::{sync::Semaphore, task};
+
+use self::write::Write;
 
 use super::{
     Backlog, Batch, Cursor, Error, Follow, Granted, Head, Outstanding, OutstandingPayment, Page,
@@ -77,6 +84,18 @@ pub enum OpenError {
         /// The least schema version a program must know to use the file.
         schema: u32,
         /// The newest one this program knows.
+        known: u32,
+    },
+    /// It was written by an older version, and only a start may bring it up to date.
+    #[error(
+        "the database {path} has schema {schema} and this command needs {known}; start this version of the service on it once, which brings it up to date"
+    )]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        schema: u32,
+        /// What the command needs.
         known: u32,
     },
     /// It was made with another number of partitions.
@@ -151,14 +170,21 @@ impl Sqlite {
 
     /// Ends onboarding in a database that a running service may have open: it notices with its next commit.
     pub fn complete_import_of(path: &Path) -> Result<(), OpenError> {
-        let sqlite = |source| opening(path, source);
+        Self::change_standing_of(path, &StandingChange::ImportComplete).map(drop)
+    }
+
+    /// Changes the standing of a database that a running service may have open: it notices with its next commit.
+    pub fn change_standing_of(path: &Path, change: &StandingChange) -> Result<Standing, OpenError> {
         if !path.exists() {
             let missing = "there is no such file; the service makes it at its first start";
             return Err(OpenError::Open { path: path.to_owned(), source: missing.into() });
         }
-        let connection = connect(path).map_err(sqlite)?;
-        migrate::belongs(&connection, path)?;
-        migrate::complete_import(&connection).map_err(sqlite)
+        let mut connection = connect(path).map_err(|source| opening(path, source))?;
+        let partitions = migrate::belongs(&connection, path)?;
+        let change = |write: &mut Write<'_>| standing::change(write, change, standing::now());
+        let written = write::transaction(&mut connection, partitions, change)
+            .map_err(|source| OpenError::Open { path: path.to_owned(), source: source.into() })?;
+        Ok(written.answer)
     }
 
     /// Runs a query on a reader's snapshot taken now.
@@ -186,6 +212,18 @@ impl Sqlite {
         };
         task::spawn_blocking(run).await.unwrap_or(Err(Error::Closed))
     }
+
+    /// The same for several queries, all of them on one snapshot.
+    async fn snapshot<T: Send + 'static>(
+        &self,
+        queries: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.read(|connection| {
+            let snapshot = connection.unchecked_transaction().map_err(failed)?;
+            queries(&snapshot)
+        })
+        .await
+    }
 }
 
 impl Store for Sqlite {
@@ -202,13 +240,13 @@ impl Store for Sqlite {
     }
 
     fn token(&self, keys: Vec<TokenKey>) -> Pending<'_, Result<Option<Granted>, Error>> {
-        Box::pin(self.read(move |connection| {
-            // one snapshot for the token and its authorization
-            let snapshot = connection.unchecked_transaction().map_err(failed)?;
+        Box::pin(self.snapshot(move |snapshot| {
+            // a revocation that was lost must not look active
+            standing::admit(snapshot)?;
             for key in &keys {
-                let Some(token) = token::load(&snapshot, key)? else { continue };
+                let Some(token) = token::load(snapshot, key)? else { continue };
                 let authorization = match authorization_key(key, &token) {
-                    Some(key) => token::load_authorization(&snapshot, &key)?,
+                    Some(key) => token::load_authorization(snapshot, &key)?,
                     None => None,
                 };
                 return Ok(Some((token, authorization)));
@@ -237,61 +275,54 @@ impl Store for Sqlite {
         Box::pin(self.read(move |connection| event::load(connection, &behind, limit)))
     }
 
-    fn follow(&self, _: ConsumerName, _: Follow) -> Pending<'_, Result<(), Error>> {
-        not_built()
+    fn follow(&self, name: ConsumerName, mut decide: Follow) -> Pending<'_, Result<(), Error>> {
+        Box::pin(self.writer.run(move |write| consumer::follow(write, &name, &mut decide)))
     }
 
     fn consumers(&self) -> Pending<'_, Result<Vec<(ConsumerName, Consumer)>, Error>> {
-        not_built()
+        Box::pin(self.snapshot(consumer::all))
     }
 
     fn standing(&self) -> Pending<'_, Result<Standing, Error>> {
-        Box::pin(self.read(|connection| migrate::standing(connection).map_err(failed)))
+        Box::pin(self.snapshot(standing::load))
     }
 
     fn change_standing(&self, change: StandingChange) -> Pending<'_, Result<Standing, Error>> {
-        Box::pin(async move {
-            match change {
-                StandingChange::ImportComplete => self.writer.complete_import().await?,
-                StandingChange::Suspect(_) | StandingChange::Reconciled(_) => {
-                    return not_built().await;
-                }
-            }
-            self.standing().await
-        })
+        Box::pin(self.writer.run(move |write| standing::change(write, &change, standing::now())))
     }
 
-    fn backlog(&self, _: Outstanding) -> Pending<'_, Result<Backlog, Error>> {
-        not_built()
+    fn backlog(&self, kind: Outstanding) -> Pending<'_, Result<Backlog, Error>> {
+        Box::pin(self.read(move |connection| payment::backlog(connection, kind)))
     }
 
     fn outstanding(
         &self,
-        _: Outstanding,
-        _: u32,
+        kind: Outstanding,
+        limit: u32,
     ) -> Pending<'_, Result<Vec<OutstandingPayment>, Error>> {
-        not_built()
+        Box::pin(self.read(move |connection| payment::outstanding(connection, kind, limit)))
     }
 
-    fn purge(&self, _: Vec<Place>, _: Timestamp, _: u32) -> Pending<'_, Result<u64, Error>> {
-        not_built()
+    fn purge(
+        &self,
+        upto: Vec<Place>,
+        before: Timestamp,
+        limit: u32,
+    ) -> Pending<'_, Result<u64, Error>> {
+        Box::pin(self.writer.run(move |write| event::purge(write, &upto, before, limit)))
     }
 
-    fn page(&self, _: Cursor, _: u32) -> Pending<'_, Result<Page, Error>> {
-        not_built()
+    fn page(&self, cursor: Cursor, limit: u32) -> Pending<'_, Result<Page, Error>> {
+        Box::pin(self.snapshot(move |connection| takeover::page(connection, &cursor, limit)))
     }
 
-    fn fill(&self, _: Page) -> Pending<'_, Result<(), Error>> {
-        not_built()
+    fn fill(&self, page: Page) -> Pending<'_, Result<(), Error>> {
+        Box::pin(self.writer.run(move |write| takeover::fill(write, &page)))
     }
 
-    fn take_over(&self, _: Takeover) -> Pending<'_, Result<(), Error>> {
-        not_built()
+    fn take_over(&self, takeover: Takeover) -> Pending<'_, Result<(), Error>> {
+        Box::pin(self.writer.run(move |write| takeover::take_over(write, &takeover)))
     }
-}
-
-fn not_built<'a, T: Send + 'a>() -> Pending<'a, Result<T, Error>> {
-    Box::pin(std::future::ready(Err(Error::Unavailable("not built yet".into()))))
 }
 
 /// Makes sure that no other process has the store open.

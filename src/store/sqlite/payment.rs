@@ -1,30 +1,122 @@
 //! Payments as rows.
 
-use rusqlite::{Connection, OptionalExtension as _, named_params};
+use rusqlite::{Connection, named_params, params};
 
 use super::{
-    super::{Error, record::PaymentRecord},
+    super::{Backlog, Error, Outstanding, OutstandingPayment, record::PaymentRecord},
+    chain::Kind,
     failed,
-    row::Columns,
+    row::{self, Columns},
+    write::Write,
 };
-use crate::domain::{key::PaymentKey, payment::Payment};
+use crate::domain::{
+    id::{PaymentRequestId, PspId},
+    key::PaymentKey,
+    payment::{Cancelled, Money, Payment, State, Untouched},
+    time::Timestamp,
+};
 
-pub(super) fn load(connection: &Connection, key: &PaymentKey) -> Result<Option<Payment>, Error> {
-    const SELECT: &str = "SELECT state, acquirer_id, recorded_at, amount, currency, initiated_at,
+const TABLE: &str = "payment";
+
+macro_rules! columns {
+    () => {
+        "state, acquirer_id, recorded_at, amount, currency, initiated_at,
          verdict, verdict_at, verdict_by, verdict_trace, refunds,
-         money, return_amount, return_currency, return_since, returned_at, return_reference
-         FROM payment WHERE psp_id = ?1 AND payment_request_id = ?2";
-    let mut select = connection.prepare_cached(SELECT).map_err(failed)?;
-    let read = |row: &rusqlite::Row<'_>| Ok(read(Columns::new(row, "payment")));
-    select
-        .query_row([key.psp.as_str(), key.payment_request.as_str()], read)
-        .optional()
-        .map_err(failed)?
-        .transpose()
+         money, return_amount, return_currency, return_since, returned_at, return_reference, checksum"
+    };
 }
 
-fn read(mut row: Columns<'_>) -> Result<Payment, Error> {
-    PaymentRecord {
+/// Those of the partial index: SQLite takes it only if its condition stands in the query word by word.
+macro_rules! outstanding {
+    () => {
+        " FROM payment INDEXED BY payment_outstanding WHERE money IN (2, 4) AND money = ?1"
+    };
+}
+
+pub(super) fn load(connection: &Connection, key: &PaymentKey) -> Result<Option<Payment>, Error> {
+    const SELECT: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM payment WHERE psp_id = ?1 AND payment_request_id = ?2"
+    );
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    let key_columns = [key.psp.as_str(), key.payment_request.as_str()];
+    row::one(select, TABLE, key_columns, |row| read(row, key))
+}
+
+/// The first payments behind a key, by key.
+pub(super) fn page(
+    connection: &Connection,
+    behind: Option<&PaymentKey>,
+    limit: u32,
+) -> Result<Vec<(PaymentKey, Payment)>, Error> {
+    const SELECT: &str = concat!(
+        "SELECT psp_id, payment_request_id, ",
+        columns!(),
+        " FROM payment WHERE (psp_id, payment_request_id) > (?1, ?2)
+          ORDER BY psp_id, payment_request_id LIMIT ?3"
+    );
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    // no id is empty, so nothing stands before that
+    let (psp, id) = behind.map_or(("", ""), |key| (key.psp.as_str(), key.payment_request.as_str()));
+    row::all(select, TABLE, params![psp, id, limit], keyed)
+}
+
+/// How many are outstanding, and since when.
+pub(super) fn backlog(connection: &Connection, kind: Outstanding) -> Result<Backlog, Error> {
+    const SELECT: &str =
+        concat!("SELECT count(*), min(coalesce(return_since, verdict_at))", outstanding!());
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    let backlog = row::one(select, TABLE, [PaymentRecord::outstanding(kind)], |row| {
+        let count = row::count(row.get()?);
+        let oldest: Option<i64> = row.get()?;
+        Ok(Backlog { count, oldest: oldest.map(|unix_ms| Timestamp { unix_ms }) })
+    })?;
+    Ok(backlog.unwrap_or_default())
+}
+
+/// The first that are outstanding, longest first.
+pub(super) fn outstanding(
+    connection: &Connection,
+    kind: Outstanding,
+    limit: u32,
+) -> Result<Vec<OutstandingPayment>, Error> {
+    const SELECT: &str = concat!(
+        "SELECT psp_id, payment_request_id, ",
+        columns!(),
+        outstanding!(),
+        " ORDER BY coalesce(return_since, verdict_at) LIMIT ?2"
+    );
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    row::all(select, TABLE, params![PaymentRecord::outstanding(kind), limit], |row| {
+        let (key, payment) = keyed(row)?;
+        let (since, amount) = match payment.state {
+            State::Cancelled(Cancelled { money: Money::Due { amount, since }, .. }) => {
+                (since, Some(amount))
+            }
+            State::Cancelled(Cancelled {
+                verdict,
+                money: Money::Untouched(Untouched::Initiated),
+                ..
+            }) => (verdict.at, None),
+            State::Initiated(_) | State::Failed(_) | State::Succeeded(_) | State::Cancelled(_) => {
+                return Err(row.damaged());
+            }
+        };
+        Ok(OutstandingPayment { key, since, amount })
+    })
+}
+
+fn keyed(row: &mut Columns<'_>) -> Result<(PaymentKey, Payment), Error> {
+    let psp = row.parsed(|text| PspId::parse(text).ok())?;
+    let payment_request = row.parsed(|text| PaymentRequestId::parse(text).ok())?;
+    let key = PaymentKey { psp, payment_request };
+    let payment = read(row, &key)?;
+    Ok((key, payment))
+}
+
+fn read(row: &mut Columns<'_>, key: &PaymentKey) -> Result<Payment, Error> {
+    let record = PaymentRecord {
         state: row.get()?,
         acquirer_id: row.get()?,
         recorded_at: row.get()?,
@@ -39,24 +131,26 @@ fn read(mut row: Columns<'_>) -> Result<Payment, Error> {
         return_since: row.get()?,
         returned_at: row.get()?,
         return_reference: row.get()?,
-    }
-    .read()
+    };
+    row.verify(record.checksum(key))?;
+    record.read()
 }
 
 pub(super) fn save(
-    connection: &Connection,
+    write: &mut Write<'_>,
     key: &PaymentKey,
     payment: &Payment,
-) -> rusqlite::Result<()> {
+) -> Result<(), Error> {
     const UPSERT: &str = "INSERT OR REPLACE INTO payment (
          psp_id, payment_request_id, state, acquirer_id, recorded_at, amount, currency, initiated_at,
          verdict, verdict_at, verdict_by, verdict_trace, refunds,
-         money, return_amount, return_currency, return_since, returned_at, return_reference)
+         money, return_amount, return_currency, return_since, returned_at, return_reference, checksum)
          VALUES (:psp_id, :payment_request_id, :state, :acquirer_id, :recorded_at, :amount, :currency, :initiated_at,
          :verdict, :verdict_at, :verdict_by, :verdict_trace, :refunds,
-         :money, :return_amount, :return_currency, :return_since, :returned_at, :return_reference)";
+         :money, :return_amount, :return_currency, :return_since, :returned_at, :return_reference, :checksum)";
     let record = PaymentRecord::of(payment);
-    connection.prepare_cached(UPSERT)?.execute(named_params! {
+    let checksum = record.checksum(key);
+    let parameters = named_params! {
         ":psp_id": key.psp.as_str(),
         ":payment_request_id": key.payment_request.as_str(),
         ":state": record.state,
@@ -76,6 +170,9 @@ pub(super) fn save(
         ":return_since": record.return_since,
         ":returned_at": record.returned_at,
         ":return_reference": record.return_reference,
-    })?;
+        ":checksum": checksum,
+    };
+    write.sql.prepare_cached(UPSERT).and_then(|mut sql| sql.execute(parameters)).map_err(failed)?;
+    write.changed.row(Kind::Payment, checksum);
     Ok(())
 }

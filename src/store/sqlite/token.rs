@@ -1,51 +1,95 @@
-//! Tokens and authorizations as rows.
+//! Tokens and their authorizations as rows.
 
-use rusqlite::{Connection, OptionalExtension as _, named_params};
+use rusqlite::{Connection, named_params, params};
 
 use super::{
     super::{
         Error,
         record::{AuthorizationRecord, TokenRecord},
     },
+    chain::Kind,
     failed,
-    row::Columns,
+    row::{self, Columns},
+    write::Write,
 };
 use crate::domain::{
     authorization::Authorization,
-    id::PspId,
+    id::{AuthorizationId, PspId, TokenHash},
     key::{AuthorizationKey, TokenKey},
     token::Token,
 };
 
-pub(super) fn load(connection: &Connection, key: &TokenKey) -> Result<Option<Token>, Error> {
-    const SELECT: &str = "SELECT psp_id, authorization_id, kind, expires_at, replaced_by,
-         verdict, verdict_at, verdict_by, verdict_trace FROM token WHERE hash = ?1";
-    let mut select = connection.prepare_cached(SELECT).map_err(failed)?;
-    let read = |row: &rusqlite::Row<'_>| Ok(read(Columns::new(row, "token"), &key.psp));
-    select.query_row([key.hash.0], read).optional().map_err(failed)?.transpose()
+const TOKEN: &str = "token";
+const AUTHORIZATION: &str = "authorization";
+
+macro_rules! token_columns {
+    () => {
+        "authorization_id, kind, expires_at, replaced_by,
+         verdict, verdict_at, verdict_by, verdict_trace, checksum"
+    };
 }
 
-fn read(mut row: Columns<'_>, psp: &PspId) -> Result<Token, Error> {
-    if row.get::<String>()? != psp.as_str() {
-        return Err(row.damaged());
-    }
-    TokenRecord {
+macro_rules! grant_columns {
+    () => {
+        "acquirer_id, pass_through_info, revoked_at, revoked_cause, revoked_trace, checksum"
+    };
+}
+
+pub(super) fn load(connection: &Connection, key: &TokenKey) -> Result<Option<Token>, Error> {
+    const SELECT: &str =
+        concat!("SELECT psp_id, ", token_columns!(), " FROM token WHERE hash = ?1");
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    row::one(select, TOKEN, [key.hash.0], |row| {
+        // the hash covers the wallet, so another one is not another token
+        row.parsed(|psp| (psp == key.psp.as_str()).then_some(()))?;
+        read(row, key)
+    })
+}
+
+/// The first tokens behind a hash, by hash.
+pub(super) fn page(
+    connection: &Connection,
+    behind: Option<&TokenHash>,
+    limit: u32,
+) -> Result<Vec<(TokenKey, Token)>, Error> {
+    const SELECT: &str = concat!(
+        "SELECT hash, psp_id, ",
+        token_columns!(),
+        " FROM token WHERE hash > ?1 ORDER BY hash LIMIT ?2"
+    );
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    // no hash is empty, so nothing stands before that
+    let behind: &[u8] = behind.map_or(&[], |hash| &hash.0);
+    row::all(select, TOKEN, params![behind, limit], |row| {
+        let hash = TokenHash(row.get()?);
+        let psp = row.parsed(|text| PspId::parse(text).ok())?;
+        let key = TokenKey { psp, hash };
+        let token = read(row, &key)?;
+        Ok((key, token))
+    })
+}
+
+fn read(row: &mut Columns<'_>, key: &TokenKey) -> Result<Token, Error> {
+    let record = TokenRecord {
         authorization_id: row.get()?,
         kind: row.get()?,
         expires_at: row.get()?,
         replaced_by: row.get()?,
         verdict: row.verdict()?,
-    }
-    .read()
+    };
+    row.verify(record.checksum(key))?;
+    record.read()
 }
 
-pub(super) fn save(connection: &Connection, key: &TokenKey, token: &Token) -> rusqlite::Result<()> {
+pub(super) fn save(write: &mut Write<'_>, key: &TokenKey, token: &Token) -> Result<(), Error> {
     const UPSERT: &str = "INSERT OR REPLACE INTO token (
-         hash, psp_id, authorization_id, kind, expires_at, replaced_by, verdict, verdict_at, verdict_by, verdict_trace)
+         hash, psp_id, authorization_id, kind, expires_at, replaced_by, verdict, verdict_at, verdict_by, verdict_trace,
+         checksum)
          VALUES (:hash, :psp_id, :authorization_id, :kind, :expires_at, :replaced_by,
-         :verdict, :verdict_at, :verdict_by, :verdict_trace)";
+         :verdict, :verdict_at, :verdict_by, :verdict_trace, :checksum)";
     let record = TokenRecord::of(token);
-    connection.prepare_cached(UPSERT)?.execute(named_params! {
+    let checksum = record.checksum(key);
+    let parameters = named_params! {
         ":hash": key.hash.0,
         ":psp_id": key.psp.as_str(),
         ":authorization_id": record.authorization_id,
@@ -56,7 +100,10 @@ pub(super) fn save(connection: &Connection, key: &TokenKey, token: &Token) -> ru
         ":verdict_at": record.verdict.at,
         ":verdict_by": record.verdict.by,
         ":verdict_trace": record.verdict.trace,
-    })?;
+        ":checksum": checksum,
+    };
+    write.sql.prepare_cached(UPSERT).and_then(|mut sql| sql.execute(parameters)).map_err(failed)?;
+    write.changed.row(Kind::Token, checksum);
     Ok(())
 }
 
@@ -65,44 +112,72 @@ pub(super) fn load_authorization(
     key: &AuthorizationKey,
 ) -> Result<Option<Authorization>, Error> {
     // `authorization` is a word of SQL's
-    const SELECT: &str =
-        "SELECT acquirer_id, pass_through_info, revoked_at, revoked_cause, revoked_trace
-         FROM grants WHERE psp_id = ?1 AND authorization_id = ?2";
-    let mut select = connection.prepare_cached(SELECT).map_err(failed)?;
-    let read = |row: &rusqlite::Row<'_>| Ok(read_authorization(Columns::new(row, "authorization")));
-    select
-        .query_row([key.psp.as_str(), key.authorization.as_str()], read)
-        .optional()
-        .map_err(failed)?
-        .transpose()
+    const SELECT: &str = concat!(
+        "SELECT ",
+        grant_columns!(),
+        " FROM grants WHERE psp_id = ?1 AND authorization_id = ?2"
+    );
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    let key_columns = [key.psp.as_str(), key.authorization.as_str()];
+    row::one(select, AUTHORIZATION, key_columns, |row| read_authorization(row, key))
 }
 
-fn read_authorization(mut row: Columns<'_>) -> Result<Authorization, Error> {
-    AuthorizationRecord {
+/// The first authorizations behind a key, by key.
+pub(super) fn page_authorizations(
+    connection: &Connection,
+    behind: Option<&AuthorizationKey>,
+    limit: u32,
+) -> Result<Vec<(AuthorizationKey, Authorization)>, Error> {
+    const SELECT: &str = concat!(
+        "SELECT psp_id, authorization_id, ",
+        grant_columns!(),
+        " FROM grants WHERE (psp_id, authorization_id) > (?1, ?2)
+          ORDER BY psp_id, authorization_id LIMIT ?3"
+    );
+    let select = connection.prepare_cached(SELECT).map_err(failed)?;
+    // no id is empty, so nothing stands before that
+    let (psp, id) = behind.map_or(("", ""), |key| (key.psp.as_str(), key.authorization.as_str()));
+    row::all(select, AUTHORIZATION, params![psp, id, limit], |row| {
+        let psp = row.parsed(|text| PspId::parse(text).ok())?;
+        let authorization = row.parsed(|text| AuthorizationId::parse(text).ok())?;
+        let key = AuthorizationKey { psp, authorization };
+        let authorization = read_authorization(row, &key)?;
+        Ok((key, authorization))
+    })
+}
+
+fn read_authorization(
+    row: &mut Columns<'_>,
+    key: &AuthorizationKey,
+) -> Result<Authorization, Error> {
+    let record = AuthorizationRecord {
         acquirer_id: row.get()?,
         pass_through_info: row.get()?,
         revoked_at: row.get()?,
         revoked_cause: row.get()?,
         revoked_trace: row.get()?,
-    }
-    .read()
+    };
+    row.verify(record.checksum(key))?;
+    record.read()
 }
 
 /// Not a REPLACE: that deletes the row first, and SQLite then looks through every token for one that refers to it.
 const UPSERT_GRANT: &str = "INSERT INTO grants (
-     psp_id, authorization_id, acquirer_id, pass_through_info, revoked_at, revoked_cause, revoked_trace)
-     VALUES (:psp_id, :authorization_id, :acquirer_id, :pass_through_info, :revoked_at, :revoked_cause, :revoked_trace)
+     psp_id, authorization_id, acquirer_id, pass_through_info, revoked_at, revoked_cause, revoked_trace, checksum)
+     VALUES (:psp_id, :authorization_id, :acquirer_id, :pass_through_info, :revoked_at, :revoked_cause, :revoked_trace,
+     :checksum)
      ON CONFLICT (psp_id, authorization_id) DO UPDATE SET acquirer_id = excluded.acquirer_id,
      pass_through_info = excluded.pass_through_info, revoked_at = excluded.revoked_at,
-     revoked_cause = excluded.revoked_cause, revoked_trace = excluded.revoked_trace";
+     revoked_cause = excluded.revoked_cause, revoked_trace = excluded.revoked_trace, checksum = excluded.checksum";
 
 pub(super) fn save_authorization(
-    connection: &Connection,
+    write: &mut Write<'_>,
     key: &AuthorizationKey,
     authorization: &Authorization,
-) -> rusqlite::Result<()> {
+) -> Result<(), Error> {
     let record = AuthorizationRecord::of(authorization);
-    connection.prepare_cached(UPSERT_GRANT)?.execute(named_params! {
+    let checksum = record.checksum(key);
+    let parameters = named_params! {
         ":psp_id": key.psp.as_str(),
         ":authorization_id": key.authorization.as_str(),
         ":acquirer_id": record.acquirer_id,
@@ -110,7 +185,14 @@ pub(super) fn save_authorization(
         ":revoked_at": record.revoked_at,
         ":revoked_cause": record.revoked_cause,
         ":revoked_trace": record.revoked_trace,
-    })?;
+        ":checksum": checksum,
+    };
+    write
+        .sql
+        .prepare_cached(UPSERT_GRANT)
+        .and_then(|mut sql| sql.execute(parameters))
+        .map_err(failed)?;
+    write.changed.row(Kind::Authorization, checksum);
     Ok(())
 }
 
@@ -121,7 +203,8 @@ mod tests {
     use super::*;
     use crate::domain::{
         authorization::{Revocation, RevocationCause},
-        id::{AcquirerId, AuthorizationId, TokenHash},
+        id::AcquirerId,
+        key::Partitions,
         token::{Recorded, TokenKind},
     };
 
@@ -141,6 +224,8 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         connection.pragma_update(None, "foreign_keys", true).unwrap();
         connection.execute_batch(include_str!("schema_1.sql")).unwrap();
+        connection.execute_batch(include_str!("schema_2.sql")).unwrap();
+        let mut write = Write::of(&connection, Partitions::DEFAULT);
         let standing = Authorization {
             acquirer: AcquirerId::parse("acquirer").unwrap(),
             pass_through_info: None,
@@ -149,12 +234,12 @@ mod tests {
         let at = crate::domain::time::Timestamp { unix_ms: 1 };
         let revoked = Revocation { at, cause: RevocationCause::CancelToken, trace: None };
         let revoked = Authorization { revoked: Some(revoked), ..standing.clone() };
-        let steps_of_a_revocation = |nth| {
+        let steps_of_a_revocation = |write: &mut Write<'_>, nth| {
             connection.prepare_cached(UPSERT_GRANT).unwrap().reset_status(StatementStatus::VmStep);
-            save_authorization(&connection, &grant(nth), &revoked).unwrap();
+            save_authorization(write, &grant(nth), &revoked).unwrap();
             connection.prepare_cached(UPSERT_GRANT).unwrap().get_status(StatementStatus::VmStep)
         };
-        let record = |nth| {
+        let record = |write: &mut Write<'_>, nth| {
             let token = Token::Recorded(Recorded {
                 authorization: grant(nth).authorization,
                 kind: TokenKind::Access,
@@ -163,13 +248,13 @@ mod tests {
                 cancelled: None,
             });
             let key = TokenKey { psp: grant(nth).psp, hash: hash(nth) };
-            save_authorization(&connection, &grant(nth), &standing).unwrap();
-            save(&connection, &key, &token).unwrap();
+            save_authorization(write, &grant(nth), &standing).unwrap();
+            save(write, &key, &token).unwrap();
         };
-        record(0);
-        let alone = steps_of_a_revocation(0);
-        (1..=2_000).for_each(record);
-        assert_eq!(steps_of_a_revocation(1), alone);
+        record(&mut write, 0);
+        let alone = steps_of_a_revocation(&mut write, 0);
+        (1..=2_000).for_each(|nth| record(&mut write, nth));
+        assert_eq!(steps_of_a_revocation(&mut write, 1), alone);
         assert_eq!(load_authorization(&connection, &grant(1)).unwrap(), Some(revoked.clone()));
         assert_eq!(load_authorization(&connection, &grant(2)).unwrap(), Some(standing.clone()));
     }

@@ -8,12 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
     super::{Batch, Changes, Error, Known, Wanted, record::authorization_key},
-    die, disk_failed, event, failed, migrate, payment, token,
+    die, disk_failed, event, failed, payment,
+    standing::{self, Entry},
+    token,
+    write::{self, Write, Written},
 };
 use crate::domain::key::Partitions;
 
@@ -28,7 +31,8 @@ type Answered = (Box<dyn Batch>, Result<(), Error>);
 
 enum Job {
     Commit(Box<dyn Batch>, oneshot::Sender<Answered>),
-    CompleteImport(oneshot::Sender<Result<(), Error>>),
+    /// Anything else that writes.
+    Work(Box<dyn FnOnce(&mut Desk) + Send>),
 }
 
 /// The handle of the thread.
@@ -42,7 +46,7 @@ impl Writer {
         let (jobs, inbox) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("sqlite-writer".to_owned())
-            .spawn(move || run(connection, &inbox, partitions))?;
+            .spawn(move || run(Desk { connection, partitions, rows: 0 }, &inbox))?;
         Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
     }
 
@@ -66,12 +70,19 @@ impl Writer {
         }
     }
 
-    pub(super) async fn complete_import(&self) -> Result<(), Error> {
+    /// Runs work as a transaction of its own.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Write<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
-        if self.send(Job::CompleteImport(answer)).is_err() {
+        // the caller may have gone; what was committed stays so
+        let job = move |desk: &mut Desk| drop(answer.send(desk.write(work)));
+        if self.send(Job::Work(Box::new(job))).is_err() {
             return Err(Error::Closed);
         }
-        answered.await.unwrap_or(Err(Error::Closed))
+        let gone = |_| Err(Error::CommitUnknown("the writer is gone".into()));
+        answered.await.unwrap_or_else(gone)
     }
 
     /// Lets the thread finish what was sent, and waits for it.
@@ -103,80 +114,71 @@ impl Batch for Lost {
     }
 }
 
-fn run(mut connection: Connection, inbox: &mpsc::Receiver<Job>, partitions: Partitions) {
-    let mut rows = 0usize;
+/// What the thread works with.
+struct Desk {
+    connection: Connection,
+    partitions: Partitions,
+    /// Written since the last checkpoint.
+    rows: usize,
+}
+
+impl Desk {
+    /// Runs work as one transaction.
+    ///
+    /// A panic is one command's defect, and must not end the thread that all others need: the transaction rolls back as
+    /// it is unwound, and the engine looks for the culprit by halves.
+    fn write<T>(
+        &mut self,
+        work: impl FnOnce(&mut Write<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (connection, partitions) = (&mut self.connection, self.partitions);
+        let run = AssertUnwindSafe(|| write::transaction(connection, partitions, work));
+        let written = catch_unwind(run);
+        let Written { answer, rows } =
+            written.unwrap_or_else(|_| Err(Error::Data("a batch panicked".into())))?;
+        self.rows = self.rows.saturating_add(rows);
+        Ok(answer)
+    }
+
+    fn checkpoint(&mut self) {
+        checkpoint(&self.connection);
+        self.rows = 0;
+    }
+}
+
+fn run(mut desk: Desk, inbox: &mpsc::Receiver<Job>) {
     loop {
-        let waited = if rows >= CHECKPOINT_IDLE_ROWS {
+        let waited = if desk.rows >= CHECKPOINT_IDLE_ROWS {
             inbox.recv_timeout(IDLE)
         } else {
             inbox.recv().map_err(|mpsc::RecvError| mpsc::RecvTimeoutError::Disconnected)
         };
-        let job = match waited {
-            Ok(job) => job,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                checkpoint(&connection);
-                rows = 0;
-                continue;
+        match waited {
+            Ok(Job::Commit(mut batch, answer)) => {
+                let result = desk.write(|write| commit(write, batch.as_mut()));
+                drop(answer.send((batch, result)));
             }
+            Ok(Job::Work(work)) => work(&mut desk),
+            Err(mpsc::RecvTimeoutError::Timeout) => desk.checkpoint(),
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
-        };
-        match job {
-            Job::Commit(mut batch, answer) => {
-                let result = guarded(&mut connection, batch.as_mut(), partitions);
-                rows = rows.saturating_add(*result.as_ref().unwrap_or(&0));
-                // the caller may have gone; what was committed stays so
-                drop(answer.send((batch, result.map(drop))));
-            }
-            Job::CompleteImport(answer) => {
-                drop(answer.send(migrate::complete_import(&connection).map_err(failed)));
-            }
         }
-        if rows >= CHECKPOINT_BUSY_ROWS {
-            checkpoint(&connection);
-            rows = 0;
+        if desk.rows >= CHECKPOINT_BUSY_ROWS {
+            desk.checkpoint();
         }
     }
-    checkpoint(&connection);
+    desk.checkpoint();
 }
 
-/// A panic is one command's defect, and must not end the thread that all others need: the transaction rolls back as
-/// it is unwound, and the engine looks for the culprit by halves.
-fn guarded(
-    connection: &mut Connection,
-    batch: &mut dyn Batch,
-    partitions: Partitions,
-) -> Result<usize, Error> {
-    catch_unwind(AssertUnwindSafe(|| commit(connection, batch, partitions)))
-        .unwrap_or_else(|_| Err(Error::Data("a batch panicked".into())))
-}
-
-/// One transaction; answers how many rows it wrote.
-fn commit(
-    connection: &mut Connection,
-    batch: &mut dyn Batch,
-    partitions: Partitions,
-) -> Result<usize, Error> {
-    let transaction =
-        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-    let known = load(&transaction, batch.wanted())?;
+fn commit(write: &mut Write<'_>, batch: &mut dyn Batch) -> Result<(), Error> {
+    standing::admit(write.sql)?;
+    let known = load(write.sql, batch.wanted())?;
     let changes = batch.decide(known);
-    let rows = save(&transaction, &changes, partitions).map_err(failed)?;
-    if rows == 0 {
-        // everything was answered from durable rows; there is nothing to make durable
-        return Ok(0);
-    }
-    transaction.commit().map_err(|source| {
-        if disk_failed(&source) {
-            die(&source);
-        }
-        Error::CommitUnknown(source.into())
-    })?;
-    Ok(rows)
+    save(write, &changes)
 }
 
 fn load(connection: &Connection, wanted: Wanted) -> Result<Known, Error> {
-    let mut known =
-        Known { onboarding: migrate::onboarding(connection).map_err(failed)?, ..Known::default() };
+    let onboarding = Entry::Onboarding.get(connection).map_err(failed)? != 0;
+    let mut known = Known { onboarding, ..Known::default() };
     for key in wanted.payments {
         if let Some(payment) = payment::load(connection, &key)? {
             known.payments.insert(key, payment);
@@ -197,28 +199,17 @@ fn load(connection: &Connection, wanted: Wanted) -> Result<Known, Error> {
     Ok(known)
 }
 
-fn save(
-    connection: &Connection,
-    changes: &Changes,
-    partitions: Partitions,
-) -> rusqlite::Result<usize> {
+fn save(write: &mut Write<'_>, changes: &Changes) -> Result<(), Error> {
     for (key, payment) in &changes.payments {
-        payment::save(connection, key, payment)?;
+        payment::save(write, key, payment)?;
     }
     for (key, authorization) in &changes.authorizations {
-        token::save_authorization(connection, key, authorization)?;
+        token::save_authorization(write, key, authorization)?;
     }
     for (key, token) in &changes.tokens {
-        token::save(connection, key, token)?;
+        token::save(write, key, token)?;
     }
-    event::append(connection, &changes.events, partitions)?;
-    let lists = [
-        changes.payments.len(),
-        changes.authorizations.len(),
-        changes.tokens.len(),
-        changes.events.len(),
-    ];
-    Ok(lists.into_iter().sum())
+    event::append(write, &changes.events)
 }
 
 /// Moves the WAL into the database, as far as readers let it.

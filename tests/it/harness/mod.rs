@@ -1,9 +1,10 @@
 //! The running binary, reached through its ports alone: `Service` runs it, [`json`] speaks to it as Alipay+ does, byte
-//! for byte, [`grpc`] as the wallet's own services do.
+//! for byte, [`grpc`] as the wallet's own services do. [`postgres`] runs the other store's database.
 #![allow(dead_code)] // a fixture offers more than one branch of the suite uses
 
 pub mod grpc;
 pub mod json;
+pub mod postgres;
 pub mod service;
 pub mod vectors;
 

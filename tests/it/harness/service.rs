@@ -16,6 +16,7 @@ use super::{
     eventually,
     grpc::Grpc,
     json::Json,
+    postgres::{self, Cluster},
     vectors::{self, CLIENT_ID, pem},
 };
 
@@ -29,9 +30,35 @@ pub const OTHER_PSP: &str = "1022172000000000001";
 /// The one acquirer of [`OTHER_CLIENT`].
 pub const OTHER_ACQUIRER: &str = "ONLY-THIS-ACQUIRER";
 
+/// Where a service keeps its state.
+#[derive(Clone, Debug, Default)]
+pub enum Store {
+    /// A file in its folder; with `ALIPAYPLUS_CANCEL_TESTS_STORE=postgres` a new database of the shared cluster, so that
+    /// the suite runs on both.
+    #[default]
+    Usual,
+    /// A file in its folder, always: for tests that are about that file.
+    Embedded,
+    /// The database at this address, which several services may share.
+    Postgres(String),
+}
+
+impl Store {
+    /// What `store.url` is for a service in this folder.
+    fn url(&self, dir: &Path) -> String {
+        let file = || format!("sqlite://{}", dir.join("state.db").display());
+        match self {
+            Self::Usual if postgres::is_usual() => Cluster::shared().fresh_database(),
+            Self::Usual | Self::Embedded => file(),
+            Self::Postgres(url) => url.clone(),
+        }
+    }
+}
+
 /// How a service differs from the usual one.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    pub store: Store,
     /// Leaves the new store in onboarding, where unknown answers U; otherwise `import complete` is run first.
     pub onboarding: bool,
     /// Appended to the settings file: whole tables that it does not have, as `[limits]` and `[policy]`.
@@ -44,6 +71,16 @@ impl Options {
     /// The usual service with some `--set`.
     pub fn set<const N: usize>(settings: [&str; N]) -> Self {
         Self { set: settings.map(str::to_owned).into(), ..Self::default() }
+    }
+
+    /// The usual service, on the embedded store whatever the suite runs on.
+    pub fn embedded() -> Self {
+        Self { store: Store::Embedded, ..Self::default() }
+    }
+
+    /// The usual service on this database.
+    pub fn on(url: &str) -> Self {
+        Self { store: Store::Postgres(url.to_owned()), ..Self::default() }
     }
 }
 
@@ -121,8 +158,13 @@ pub fn run(arguments: &[&str]) -> Output {
     command(arguments).stdin(Stdio::null()).output().expect("the binary starts")
 }
 
-/// A folder with keys and a settings file: what `serve --config DIR/settings.toml` needs.
+/// A folder with keys and a settings file: what `serve --config DIR/settings.toml` needs. The store is a file in it.
 pub fn furnish(dir: &Path, toml: &str) {
+    furnish_on(dir, toml, &Store::Embedded.url(dir));
+}
+
+/// The same with its store elsewhere.
+pub fn furnish_on(dir: &Path, toml: &str, store_url: &str) {
     let write = |name: &str, text: &str| fs::write(dir.join(name), text).expect("a writable dir");
     write("wallet.pem", pem("test_mpp", "pkcs8_pem"));
     write("wallet.pub", pem("test_mpp", "spki_pem"));
@@ -136,7 +178,7 @@ pub fn furnish(dir: &Path, toml: &str) {
 grpc.listen = "127.0.0.1:0"
 bridge.listen = "127.0.0.1:0"
 admin.listen = "127.0.0.1:0"
-store.url = "sqlite://{db}"
+store.url = "{store_url}"
 tokens.hash_key_files = ["token-hash.hex"]
 telemetry.log_format = "json"
 
@@ -165,7 +207,6 @@ version = "other-1"
 public_key_file = "other.pub"
 
 "#,
-        db = dir.join("state.db").display(),
     );
     settings.write_str(toml).expect("a text");
     write("settings.toml", &settings);
@@ -186,7 +227,7 @@ impl Service {
 
     /// The same in a folder that a test has put files into.
     pub fn start_in(dir: TempDir, options: Options) -> Self {
-        furnish(dir.path(), &options.toml);
+        furnish_on(dir.path(), &options.toml, &options.store.url(dir.path()));
         File::create(dir.path().join("stderr.log")).expect("a log file");
         let process = Process::start(dir.path(), &options);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -285,7 +326,7 @@ impl Service {
         self.dir.path()
     }
 
-    /// Its store's file.
+    /// Its store's file, if it is embedded.
     pub fn db_path(&self) -> PathBuf {
         self.dir.path().join("state.db")
     }

@@ -1,0 +1,516 @@
+//! The store beyond one machine: PostgreSQL 13 or later, and what speaks its wire protocol and the common subset of its
+//! SQL (CockroachDB, YugabyteDB): no extension, no advisory lock, no sequence, no PL/pgSQL.
+//!
+//! Any number of replicas write to one database. A transaction first locks the heads of its keys' partitions, so two
+//! replicas never decide the same key at the same time, and positions are given under the lock, so they are gapless and
+//! in the order of the commits: see transaction.rs.
+
+/// Runs a block, whose value is a `Result<_, Failure>`, on a connection of its own, tried again while that may help.
+macro_rules! on_connection {
+    ($store:expr, $connection:ident => $body:block) => {{
+        let mut tries = $crate::store::postgres::Tries::new($store);
+        loop {
+            let lease = tries.lease().await?;
+            let done = {
+                let $connection: &$crate::store::postgres::connection::Connection = &lease.0;
+                tries.bounded(async $body).await
+            };
+            if let Some(done) = tries.settle(lease, done).await? {
+                break Ok(done);
+            }
+        }
+    }};
+}
+
+mod columns;
+mod connection;
+mod consumer;
+mod dsn;
+mod failure;
+mod migrate;
+mod statement;
+mod tls;
+mod transaction;
+mod upkeep;
+mod write;
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use deadpool::managed::{Pool, Timeouts};
+use tokio::time;
+
+pub use self::{
+    connection::ConnectError,
+    dsn::{Dsn, DsnError, TlsFiles},
+    tls::TlsError,
+};
+use self::{
+    connection::{Connector, Lease},
+    failure::{Failure, before_commit},
+    transaction::{Meta, ROUND_TRIP},
+};
+use super::{
+    Backlog, Batch, Changes, Cursor, Error, Follow, Granted, Head, Known, Outstanding,
+    OutstandingPayment, Page, Pending, Place, Positioned, Standing, StandingChange, Store,
+    Takeover, Wanted,
+};
+use crate::domain::{
+    consumer::{Consumer, ConsumerName},
+    key::{Partitions, PaymentKey, TokenKey},
+    payment::Payment,
+    time::Timestamp,
+};
+
+/// What a commit must have survived before it is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of the server.
+    #[default]
+    Local,
+    /// The loss of the server: commits wait for a synchronous standby, and where they do not, nothing is decided.
+    Replicated,
+}
+
+/// How the database is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it is.
+    pub dsn: Dsn,
+    /// How many partitions a new one gets.
+    pub partitions: Partitions,
+    /// What a commit must survive.
+    pub durability: Durability,
+    /// Batches side by side.
+    pub lanes: usize,
+    /// Connections for everything else: the feed, probes, upkeep.
+    pub spare_connections: usize,
+}
+
+/// Why a database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no connection.
+    #[error("cannot connect to the database")]
+    Connect(#[source] ConnectError),
+    /// The files that TLS needs are unusable.
+    #[error("TLS to the database")]
+    Tls(#[source] TlsError),
+    /// It refused what the start needs.
+    #[error("the database refused")]
+    Database(#[source] tokio_postgres::Error),
+    /// It has an older schema than this program needs, or none.
+    #[error(
+        "the database has schema {found} and this program needs {needed}: run `alipayplus-cancel migrate`"
+    )]
+    NotMigrated {
+        /// 0 for none.
+        found: i32,
+        /// The newest one this program knows.
+        needed: i32,
+    },
+    /// It was migrated by a newer version.
+    #[error(
+        "the database has schema {schema}, which needs a newer version of this program (this one knows up to {known})"
+    )]
+    TooNew {
+        /// The least schema a program must know to use it.
+        schema: i32,
+        /// The newest one this program knows.
+        known: i32,
+    },
+    /// It was made with another number of partitions.
+    #[error(
+        "the database has {found} partitions and the settings say {wanted}; the number is fixed at the first migration, so set store.partitions = {found}"
+    )]
+    Partitions {
+        /// What it has.
+        found: i32,
+        /// What was asked for.
+        wanted: u16,
+    },
+    /// A hash key that stored tokens need is not in the ring.
+    #[error(
+        "the database holds tokens hashed with a key (fingerprint {fingerprint}) that tokens.hash_key_files lacks; without it every such token would look unknown, so put the key back"
+    )]
+    HashKeyMissing {
+        /// First hex digits of the key's fingerprint.
+        fingerprint: String,
+    },
+}
+
+impl OpenError {
+    /// Whether somebody has to change settings, here or on the server: waiting will not help.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_configuration(),
+            Self::Database(_) => false,
+            Self::Tls(_)
+            | Self::NotMigrated { .. }
+            | Self::TooNew { .. }
+            | Self::Partitions { .. }
+            | Self::HashKeyMissing { .. } => true,
+        }
+    }
+}
+
+/// The store over a database.
+pub struct Postgres {
+    pool: Pool<Connector>,
+    partitions: Partitions,
+    durability: Durability,
+    lanes: usize,
+    heads: Heads,
+}
+
+/// The heads that are known to be durable: of our own commits, and of others' behind a barrier.
+struct Heads(Mutex<Vec<Head>>);
+
+impl Heads {
+    fn durable(&self, heads: &[(u16, Head)]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (partition, head) in heads {
+            if let Some(known) = known.get_mut(usize::from(*partition)) {
+                known.position = known.position.max(head.position);
+                known.purged = known.purged.max(head.purged);
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Head> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Postgres {
+    /// The schema of the database and the one this program needs; 0 for none. Changes nothing.
+    pub async fn schema(options: &Options) -> Result<(i32, i32), OpenError> {
+        let connection = connector(options, false)?.connect().await.map_err(OpenError::Connect)?;
+        Ok((migrate::schema(&connection.client).await?, migrate::newest()))
+    }
+
+    /// Brings the schema up to date; safe to run from any number of replicas at once.
+    pub async fn migrate(options: &Options) -> Result<(), OpenError> {
+        let connection = connector(options, false)?.connect().await.map_err(OpenError::Connect)?;
+        migrate::run(&connection.client, options.partitions).await
+    }
+
+    /// Opens a database whose schema is up to date.
+    ///
+    /// `hash_keys` are the fingerprints of the configured ring; answers which of them is primary.
+    pub async fn open(
+        options: &Options,
+        hash_keys: &[[u8; 16]],
+    ) -> Result<(Self, usize), OpenError> {
+        let connection = connector(options, false)?.connect().await.map_err(OpenError::Connect)?;
+        let (found, needed) = (migrate::schema(&connection.client).await?, migrate::newest());
+        if found < needed {
+            return Err(OpenError::NotMigrated { found, needed });
+        }
+        let primary = migrate::admit(&connection.client, options.partitions, hash_keys).await?;
+        let lanes = options.lanes.max(1);
+        let pool = Pool::builder(connector(options, true)?)
+            .max_size(lanes.saturating_add(options.spare_connections.max(1)))
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(|error| OpenError::Connect(ConnectError::NoHost(error.to_string())))?;
+        let heads = vec![Head::default(); usize::from(options.partitions.count())];
+        let (partitions, durability) = (options.partitions, options.durability);
+        let heads = Heads(Mutex::new(heads));
+        Ok((Self { pool, partitions, durability, lanes, heads }, primary))
+    }
+
+    /// A connection that nobody else uses meanwhile.
+    async fn lease(&self, deadline: Instant) -> Result<Lease, Failure> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeouts = Timeouts { wait: Some(left), create: Some(left), recycle: Some(left) };
+        match self.pool.timeout_get(&timeouts).await {
+            Ok(object) => Ok(Lease::new(object)),
+            Err(error) => Err(Failure::Reconnect(Error::Unavailable(error.into()))),
+        }
+    }
+
+    /// What was connected to before may be gone or frozen: nobody should wait for it twice.
+    fn forget_idle(&self) {
+        drop(self.pool.retain(|_, _| false));
+    }
+
+    /// Reads under the keys' locks and answers after the commit, as a decision would.
+    async fn look<T: Default + Send + 'static>(
+        &self,
+        wanted: Wanted,
+        read: impl FnMut(Known) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut look = Look { wanted, read, seen: None };
+        self.run(&mut look).await?;
+        Ok(look.seen.unwrap_or_default())
+    }
+
+    async fn read_heads(&self) -> Result<Vec<Head>, Error> {
+        let read = {
+            let read: Result<_, Error> = on_connection!(self, connection => {
+                let statements = &connection.statements;
+                let rows = connection.client.query(&statements.read_heads, &[]).await;
+                transaction::heads(&rows.map_err(before_commit)?).map_err(Failure::Final)
+            });
+            read?
+        };
+        let known = self.heads.all();
+        let ahead = |(partition, head): &(&u16, &Head)| {
+            known.get(usize::from(**partition)).is_none_or(|known| known.position < head.position)
+        };
+        let ahead: Vec<u16> = read.iter().filter(ahead).map(|(partition, _)| *partition).collect();
+        let durable = match self.durability {
+            _ if ahead.is_empty() => read,
+            // what can be seen there has been flushed there
+            Durability::Local => read,
+            Durability::Replicated => {
+                let purged: Vec<(u16, Head)> = read
+                    .iter()
+                    .map(|(partition, head)| (*partition, Head { position: 0, ..*head }))
+                    .collect();
+                self.heads.durable(&purged);
+                self.barrier(&ahead).await?
+            }
+        };
+        self.heads.durable(&durable.into_iter().collect::<Vec<_>>());
+        Ok(self.heads.all())
+    }
+
+    /// Locks heads and commits: the commit waits for the standby, and so for everything that was committed before.
+    async fn barrier(
+        &self,
+        partitions: &[u16],
+    ) -> Result<std::collections::BTreeMap<u16, Head>, Error> {
+        let partitions: Vec<i32> = partitions.iter().copied().map(i32::from).collect();
+        on_connection!(self, connection => {
+            let connection::Connection { client, statements, .. } = connection;
+            client.batch_execute("BEGIN").await.map_err(before_commit)?;
+            let rows = client.query(&statements.lock_heads, &[&partitions]).await;
+            let heads = transaction::heads(&rows.map_err(before_commit)?).map_err(Failure::Final)?;
+            commit(connection).await?;
+            Ok(heads)
+        })
+    }
+}
+
+/// Tries of a read or of a small transaction, each on a connection of its own, while trying again may help.
+struct Tries<'a> {
+    store: &'a Postgres,
+    end: Instant,
+    pause: Duration,
+}
+
+impl<'a> Tries<'a> {
+    fn new(store: &'a Postgres) -> Self {
+        Self { store, end: Instant::now() + 2 * ROUND_TRIP, pause: Duration::from_millis(2) }
+    }
+
+    /// A connection, and how many warnings it had.
+    async fn lease(&mut self) -> Result<(Lease, u64), Error> {
+        loop {
+            match self.store.lease(self.end).await {
+                Ok(lease) => {
+                    let before = lease.warnings();
+                    return Ok((lease, before));
+                }
+                Err(failure) => self.again(failure).await?,
+            }
+        }
+    }
+
+    async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let end = self.end.min(Instant::now() + ROUND_TRIP);
+        time::timeout_at(end.into(), work).await.unwrap_or_else(|_| {
+            Err(Failure::Reconnect(Error::Unavailable("the database does not answer".into())))
+        })
+    }
+
+    /// What was done, unless it has to be done again.
+    async fn settle<T>(
+        &mut self,
+        (lease, before): (Lease, u64),
+        done: Result<T, Failure>,
+    ) -> Result<Option<T>, Error> {
+        match done {
+            Ok(_) if lease.warnings() != before => Err(Error::CommitUnknown(WARNED.into())),
+            Ok(done) => {
+                lease.keep();
+                Ok(Some(done))
+            }
+            Err(failure) => {
+                drop(lease);
+                self.again(failure).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Waits a little, if another try is worth it.
+    async fn again(&mut self, failure: Failure) -> Result<(), Error> {
+        if matches!(failure, Failure::Reconnect(_)) {
+            self.store.forget_idle();
+        }
+        if matches!(failure, Failure::Final(_)) || Instant::now() + self.pause >= self.end {
+            return Err(failure.error());
+        }
+        time::sleep(self.pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        self.pause = (self.pause * 2).min(Duration::from_millis(100));
+        Ok(())
+    }
+}
+
+/// A COMMIT of which the server warned may have been a cancelled wait for its standby.
+const WARNED: &str = "the database warned while it committed; see the log";
+
+/// COMMIT, however long the standby takes: see transaction.rs.
+async fn commit(connection: &connection::Connection) -> Result<(), Failure> {
+    let endless = connection.client.batch_execute("SET LOCAL statement_timeout = 0");
+    let commit = connection.client.batch_execute("COMMIT");
+    let (endless, committed) = futures_util::future::join(endless, commit).await;
+    endless.map_err(before_commit)?;
+    committed.map_err(failure::at_commit)
+}
+
+/// A batch that only reads.
+struct Look<T, F> {
+    wanted: Wanted,
+    read: F,
+    seen: Option<T>,
+}
+
+impl<T: Send, F: FnMut(Known) -> T + Send> Batch for Look<T, F> {
+    fn wanted(&self) -> Wanted {
+        let Wanted { payments, authorizations, tokens } = &self.wanted;
+        Wanted {
+            payments: payments.clone(),
+            authorizations: authorizations.clone(),
+            tokens: tokens.clone(),
+        }
+    }
+
+    fn decide(&mut self, known: Known) -> Changes {
+        self.seen = Some((self.read)(known));
+        Changes::default()
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + 2 * ROUND_TRIP
+    }
+}
+
+fn connector(options: &Options, prepare: bool) -> Result<Connector, OpenError> {
+    let tls = options.dsn.tls.as_ref().map(tls::client).transpose().map_err(OpenError::Tls)?;
+    Ok(Connector { hosts: options.dsn.hosts.clone(), tls, durability: options.durability, prepare })
+}
+
+impl Store for Postgres {
+    fn partitions(&self) -> Partitions {
+        self.partitions
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    fn shared(&self) -> bool {
+        true
+    }
+
+    fn commit(
+        &self,
+        mut batch: Box<dyn Batch>,
+    ) -> Pending<'_, (Box<dyn Batch>, Result<(), Error>)> {
+        Box::pin(async move {
+            let result = self.run(batch.as_mut()).await;
+            (batch, result)
+        })
+    }
+
+    fn payment(&self, key: PaymentKey) -> Pending<'_, Result<Option<Payment>, Error>> {
+        let wanted = Wanted { payments: vec![key.clone()], ..Wanted::default() };
+        Box::pin(self.look(wanted, move |mut known| known.payments.remove(&key)))
+    }
+
+    fn token(&self, keys: Vec<TokenKey>) -> Pending<'_, Result<Option<Granted>, Error>> {
+        let wanted = Wanted { tokens: keys.clone(), ..Wanted::default() };
+        Box::pin(self.look(wanted, move |known| {
+            let key = keys.iter().find(|key| known.tokens.contains_key(&key.hash))?;
+            let token = known.tokens.get(&key.hash)?.clone();
+            let grant = super::record::authorization_key(key, &token);
+            Some((token, grant.and_then(|grant| known.authorizations.get(&grant).cloned())))
+        }))
+    }
+
+    fn heads(&self) -> Pending<'_, Result<Vec<Head>, Error>> {
+        Box::pin(self.read_heads())
+    }
+
+    fn events(
+        &self,
+        behind: Vec<Place>,
+        limit: u32,
+    ) -> Pending<'_, Result<Vec<Positioned>, Error>> {
+        Box::pin(self.load_events(behind, limit))
+    }
+
+    fn follow(&self, consumer: ConsumerName, decide: Follow) -> Pending<'_, Result<(), Error>> {
+        Box::pin(self.change_consumer(consumer, decide))
+    }
+
+    fn consumers(&self) -> Pending<'_, Result<Vec<(ConsumerName, Consumer)>, Error>> {
+        Box::pin(self.list_consumers())
+    }
+
+    fn standing(&self) -> Pending<'_, Result<Standing, Error>> {
+        Box::pin(self.read_standing())
+    }
+
+    fn change_standing(&self, change: StandingChange) -> Pending<'_, Result<Standing, Error>> {
+        Box::pin(self.write_standing(change))
+    }
+
+    fn backlog(&self, kind: Outstanding) -> Pending<'_, Result<Backlog, Error>> {
+        Box::pin(self.count_outstanding(kind))
+    }
+
+    fn outstanding(
+        &self,
+        kind: Outstanding,
+        limit: u32,
+    ) -> Pending<'_, Result<Vec<OutstandingPayment>, Error>> {
+        Box::pin(self.list_outstanding(kind, limit))
+    }
+
+    fn purge(
+        &self,
+        upto: Vec<Place>,
+        before: Timestamp,
+        limit: u32,
+    ) -> Pending<'_, Result<u64, Error>> {
+        Box::pin(self.remove_events(upto, before, limit))
+    }
+
+    fn page(&self, cursor: Cursor, limit: u32) -> Pending<'_, Result<Page, Error>> {
+        Box::pin(self.read_page(cursor, limit))
+    }
+
+    fn fill(&self, page: Page) -> Pending<'_, Result<(), Error>> {
+        Box::pin(self.fill_page(page))
+    }
+
+    fn take_over(&self, takeover: Takeover) -> Pending<'_, Result<(), Error>> {
+        Box::pin(self.end_filling(takeover))
+    }
+}
+
+/// Meta, outside a decision.
+async fn meta(connection: &connection::Connection) -> Result<Meta, Failure> {
+    let rows = connection.client.query(&connection.statements.read_meta, &[]).await;
+    Meta::read(&rows.map_err(before_commit)?).map_err(Failure::Final)
+}

@@ -1,0 +1,423 @@
+//! A batch as one transaction: lock, load, decide, write, commit, in two round trips; a third in front of them where
+//! tokens must be resolved to their authorizations first.
+//!
+//! Answers, repeated ones too, come from a transaction that took its partitions' locks: it has written something, so its
+//! own COMMIT waits for whatever replication the server waits for, and what was answered is as durable as an answer must
+//! be. A COMMIT is never cancelled: PostgreSQL then reports success with a mere warning, for a commit that a failover
+//! would lose. So no time-out of the server's applies to it, a time-out of ours closes the connection without a cancel
+//! request, and a warning while it is under way means that the commit is unknown.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
+
+use futures_util::future;
+use tokio::time;
+
+use super::{
+    super::{Batch, Changes, Error, Head, Known, Positioned, Wanted},
+    Durability, Postgres, WARNED,
+    columns::{self, Columns},
+    connection::{Connection, Lease},
+    failure::{Failure, at_commit, before_commit},
+    write::{self, Events},
+};
+use crate::domain::{
+    id::TokenHash,
+    key::{AuthorizationKey, Partitions},
+    time::Timestamp,
+};
+
+/// For a round trip before COMMIT. A frozen server's host still acknowledges packets, so only a deadline of our own ends
+/// the wait.
+pub(super) const ROUND_TRIP: Duration = Duration::from_millis(2_200);
+/// Longest pause before a transaction is tried again.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// What meta says, read after the locks.
+pub(super) struct Meta {
+    pub(super) epoch: u64,
+    pub(super) onboarding: bool,
+    pub(super) filling: bool,
+    pub(super) suspect: Option<String>,
+    pub(super) clock: Timestamp,
+    /// Whether this session's commits wait for a standby; absent where the engine replicates by itself.
+    replicated: Option<bool>,
+}
+
+impl Meta {
+    pub(super) fn read(rows: &[tokio_postgres::Row]) -> Result<Self, Error> {
+        let row = rows.first().ok_or(Error::Damaged("meta"))?;
+        let mut row = Columns::new(row, "meta");
+        Ok(Self {
+            epoch: row.position()?,
+            onboarding: row.get()?,
+            filling: row.get()?,
+            suspect: row
+                .get::<Option<Vec<u8>>>()?
+                .map(|text| String::from_utf8_lossy(&text).into_owned()),
+            clock: Timestamp { unix_ms: row.get()? },
+            replicated: row.get()?,
+        })
+    }
+
+    /// Whether anything may be decided.
+    fn check(&self, durability: Durability) -> Result<(), Error> {
+        if durability == Durability::Replicated && self.replicated == Some(false) {
+            let why = "commits do not wait for a standby now (synchronous_standby_names, synchronous_commit), and \
+                 store.durability = \"replicated\"";
+            return Err(Error::Unavailable(why.into()));
+        }
+        if let Some(why) = &self.suspect {
+            return Err(Error::Suspect(why.clone()));
+        }
+        if self.filling {
+            let why = "another store is being moved into it; see migrate-store";
+            return Err(Error::Unavailable(why.into()));
+        }
+        Ok(())
+    }
+}
+
+/// What one attempt committed.
+struct Committed {
+    heads: Vec<(u16, Head)>,
+}
+
+/// Where an attempt found a token's authorization that it had not locked.
+enum Attempt {
+    Committed(Committed),
+    /// Tokens became known since they were resolved: their authorizations' partitions must be locked as well.
+    LockAlso(BTreeSet<u16>),
+}
+
+impl Postgres {
+    /// Runs a batch until it is committed, its deadline has passed, or trying again is of no use.
+    pub(super) async fn run(&self, batch: &mut dyn Batch) -> Result<(), Error> {
+        let deadline = batch.deadline();
+        let mut also = BTreeSet::new();
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let failure = match self.attempt(batch, deadline, &also).await {
+                Ok(Attempt::Committed(committed)) => {
+                    self.heads.durable(&committed.heads);
+                    return Ok(());
+                }
+                Ok(Attempt::LockAlso(partitions)) => {
+                    also.extend(partitions);
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            if matches!(failure, Failure::Reconnect(_)) {
+                self.forget_idle();
+            }
+            if matches!(failure, Failure::Final(_)) || Instant::now() + pause >= deadline {
+                return Err(failure.error());
+            }
+            let error = failure.error();
+            tracing::debug!(error = %super::super::chain(&error), "a transaction is tried again");
+            // nobody else should come back at the same moment
+            time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        batch: &mut dyn Batch,
+        deadline: Instant,
+        also: &BTreeSet<u16>,
+    ) -> Result<Attempt, Failure> {
+        let wanted = guarded(|| batch.wanted())?;
+        let connection = self.lease(deadline).await?;
+        let transaction = Transaction { connection, partitions: self.partitions, deadline };
+        let before = transaction.connection.warnings();
+
+        let resolved = transaction.within(transaction.resolve(&wanted)).await?;
+        let locked = lock_set(&wanted, &resolved, self.partitions, also);
+        let loading = transaction.load(&wanted, &resolved, &locked);
+        let loaded = transaction.within(loading).await?;
+        let missing = loaded.unlocked(&locked, self.partitions);
+        if !missing.is_empty() {
+            transaction.within(transaction.rollback()).await?;
+            transaction.connection.keep();
+            return Ok(Attempt::LockAlso(missing));
+        }
+        let refused = loaded.meta.check(self.durability);
+        let Loaded { known, heads, .. } = loaded;
+        if let Err(error) = refused {
+            transaction.within(transaction.rollback()).await?;
+            transaction.connection.keep();
+            return Err(Failure::Final(error));
+        }
+        let changes = match guarded(|| batch.decide(known)) {
+            Ok(changes) => changes,
+            Err(failure) => {
+                transaction.within(transaction.rollback()).await?;
+                transaction.connection.keep();
+                return Err(failure);
+            }
+        };
+        let heads = transaction.finish(&changes, heads).await?;
+        if transaction.connection.warnings() != before {
+            return Err(Failure::Final(Error::CommitUnknown(WARNED.into())));
+        }
+        transaction.connection.keep();
+        Ok(Attempt::Committed(Committed { heads }))
+    }
+}
+
+/// A panic is one command's defect: the engine looks for the culprit by halves.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|_| Failure::Final(Error::Data("a batch panicked".into())))
+}
+
+/// Partitions of everything that is wanted, in ascending order.
+fn lock_set(
+    wanted: &Wanted,
+    resolved: &[AuthorizationKey],
+    partitions: Partitions,
+    also: &BTreeSet<u16>,
+) -> BTreeSet<u16> {
+    let payments = wanted.payments.iter().map(|key| key.partition(partitions));
+    let tokens = wanted.tokens.iter().map(|key| key.partition(partitions));
+    let grants = wanted.authorizations.iter().chain(resolved).map(|key| key.partition(partitions));
+    payments.chain(tokens).chain(grants).chain(also.iter().copied()).collect()
+}
+
+/// One attempt on a connection of its own.
+struct Transaction {
+    connection: Lease,
+    partitions: Partitions,
+    deadline: Instant,
+}
+
+/// What was read under the locks.
+struct Loaded {
+    known: Known,
+    meta: Meta,
+    heads: BTreeMap<u16, Head>,
+}
+
+impl Loaded {
+    /// Partitions of authorizations that were loaded and not locked.
+    fn unlocked(&self, locked: &BTreeSet<u16>, partitions: Partitions) -> BTreeSet<u16> {
+        let grants = self.known.authorizations.keys().map(|key| key.partition(partitions));
+        grants.filter(|partition| !locked.contains(partition)).collect()
+    }
+}
+
+impl Transaction {
+    /// A round trip before COMMIT, bounded.
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let end = self.deadline.min(Instant::now() + ROUND_TRIP);
+        time::timeout_at(end.into(), work).await.unwrap_or_else(|_| {
+            Err(Failure::Reconnect(Error::Unavailable("the database does not answer".into())))
+        })
+    }
+
+    /// Where the tokens' authorizations are, before anything is locked.
+    async fn resolve(&self, wanted: &Wanted) -> Result<Vec<AuthorizationKey>, Failure> {
+        if wanted.tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Connection { client, statements, .. } = &*self.connection;
+        let hashes = hashes(wanted);
+        let rows = client.query(&statements.resolve_tokens, &[&hashes]).await;
+        let rows = rows.map_err(before_commit)?;
+        let read = |row| {
+            let mut row = Columns::new(row, "token");
+            row.hash()?;
+            row.authorization_key()
+        };
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(Failure::Final)
+    }
+
+    /// Locks and loads. Each statement sees what was committed before it began, so those behind the lock see everything
+    /// that its earlier holders did.
+    async fn load(
+        &self,
+        wanted: &Wanted,
+        resolved: &[AuthorizationKey],
+        locked: &BTreeSet<u16>,
+    ) -> Result<Loaded, Failure> {
+        let Connection { client, statements, .. } = &*self.connection;
+        let partitions: Vec<i32> = locked.iter().copied().map(i32::from).collect();
+        let (payment_psps, payment_ids): (Vec<_>, Vec<_>) = wanted
+            .payments
+            .iter()
+            .map(|key| (key.psp.as_str().as_bytes(), key.payment_request.as_str().as_bytes()))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .unzip();
+        let (grant_psps, grant_ids): (Vec<_>, Vec<_>) = wanted
+            .authorizations
+            .iter()
+            .chain(resolved)
+            .map(|key| (key.psp.as_str().as_bytes(), key.authorization.as_str().as_bytes()))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .unzip();
+        let hashes = hashes(wanted);
+
+        let begin = client.batch_execute("BEGIN");
+        let lock = async { client.query(&statements.lock_heads, &[&partitions]).await };
+        let meta = client.query(&statements.read_meta, &[]);
+        let payments = async {
+            match payment_psps.is_empty() {
+                true => Ok(Vec::new()),
+                false => {
+                    client.query(&statements.load_payments, &[&payment_psps, &payment_ids]).await
+                }
+            }
+        };
+        let grants = async {
+            match grant_psps.is_empty() {
+                true => Ok(Vec::new()),
+                false => client.query(&statements.load_grants, &[&grant_psps, &grant_ids]).await,
+            }
+        };
+        let tokens = async {
+            match hashes.is_empty() {
+                true => Ok(Vec::new()),
+                false => client.query(&statements.load_tokens, &[&hashes]).await,
+            }
+        };
+        // polled in this order, and so sent in it, all before the first answer
+        let ((begin, lock, meta), (payments, grants, tokens)) =
+            future::join(future::join3(begin, lock, meta), future::join3(payments, grants, tokens))
+                .await;
+        begin.map_err(before_commit)?;
+        let lock = lock.map_err(before_commit)?;
+        let rows = (
+            meta.map_err(before_commit)?,
+            payments.map_err(before_commit)?,
+            grants.map_err(before_commit)?,
+            tokens.map_err(before_commit)?,
+        );
+        self.read(wanted, &lock, &rows).map_err(Failure::Final)
+    }
+
+    #[expect(clippy::type_complexity, reason = "rows of meta, payments, grants, tokens")]
+    fn read(
+        &self,
+        wanted: &Wanted,
+        lock: &[tokio_postgres::Row],
+        (meta, payments, grants, tokens): &(
+            Vec<tokio_postgres::Row>,
+            Vec<tokio_postgres::Row>,
+            Vec<tokio_postgres::Row>,
+            Vec<tokio_postgres::Row>,
+        ),
+    ) -> Result<Loaded, Error> {
+        let meta = Meta::read(meta)?;
+        let mut known =
+            Known { onboarding: meta.onboarding, clock: Some(meta.clock), ..Known::default() };
+        for row in payments {
+            let (key, payment) = columns::payment(row)?;
+            known.payments.insert(key, payment);
+        }
+        for row in grants {
+            let (key, grant) = columns::authorization(row)?;
+            known.authorizations.insert(key, grant);
+        }
+        let wallets: HashMap<TokenHash, _> =
+            wanted.tokens.iter().map(|key| (key.hash, &key.psp)).collect();
+        for row in tokens {
+            let (key, token) = columns::token(row)?;
+            if wallets.get(&key.hash) != Some(&&key.psp) {
+                return Err(Error::Damaged("token"));
+            }
+            known.tokens.insert(key.hash, token);
+        }
+        Ok(Loaded { known, meta, heads: heads(lock)? })
+    }
+
+    async fn rollback(&self) -> Result<(), Failure> {
+        self.connection.client.batch_execute("ROLLBACK").await.map_err(before_commit)
+    }
+
+    /// Writes and commits in one round trip; answers the heads that now hold.
+    async fn finish(
+        &self,
+        changes: &Changes,
+        heads: BTreeMap<u16, Head>,
+    ) -> Result<Vec<(u16, Head)>, Failure> {
+        let mut heads = heads;
+        let mut events = Vec::with_capacity(changes.events.len());
+        for event in &changes.events {
+            let partition = event.subject.partition(self.partitions);
+            let head = heads.get_mut(&partition).ok_or_else(|| {
+                let why = "an event's subject is none of the keys that its batch wanted";
+                Failure::Final(Error::Data(why.into()))
+            })?;
+            head.position = head.position.saturating_add(1);
+            let (position, id) = (head.position, event.id());
+            events.push(Positioned { partition, position, id, event: event.clone() });
+        }
+        let positions: Vec<_> =
+            heads.iter().map(|(partition, head)| (*partition, head.position)).collect();
+        let nothing = changes.payments.is_empty()
+            && changes.authorizations.is_empty()
+            && changes.tokens.is_empty()
+            && events.is_empty();
+
+        let connection = &*self.connection;
+        let endless = async {
+            // statement_timeout would cancel a COMMIT that waits for its standby
+            connection.client.batch_execute("SET LOCAL statement_timeout = 0").await
+        };
+        let heads_saved = async {
+            match nothing {
+                true => Ok(()),
+                false => write::heads(connection, &positions).await,
+            }
+        };
+        let commit = connection.client.batch_execute("COMMIT");
+        let writes = future::join5(
+            write::payments(connection, &changes.payments),
+            write::grants(connection, &changes.authorizations),
+            write::tokens(connection, &changes.tokens),
+            write::events(connection, &events, Events::New),
+            heads_saved,
+        );
+        let all = future::join3(endless, writes, commit);
+        let unknown = |why: &'static str| Failure::Final(Error::CommitUnknown(why.into()));
+        let (endless, writes, commit) = time::timeout_at(self.deadline.into(), all)
+            .await
+            .map_err(|_| unknown("the database did not answer a COMMIT in time"))?;
+        let (payments, grants, tokens, events, heads_saved) = writes;
+        for result in [endless, payments, grants, tokens, events, heads_saved] {
+            let Err(error) = result else { continue };
+            // the server refused a statement, so its COMMIT was a ROLLBACK; a connection that broke tells nothing
+            return Err(match error.as_db_error() {
+                Some(_) => before_commit(error),
+                None => Failure::Final(Error::CommitUnknown(error.into())),
+            });
+        }
+        commit.map_err(at_commit)?;
+        Ok(heads.into_iter().collect())
+    }
+}
+
+fn hashes(wanted: &Wanted) -> Vec<&[u8]> {
+    let distinct: BTreeSet<&[u8]> = wanted.tokens.iter().map(|key| &key.hash.0[..]).collect();
+    distinct.into_iter().collect()
+}
+
+/// Rows of partitions with their heads.
+pub(super) fn heads(rows: &[tokio_postgres::Row]) -> Result<BTreeMap<u16, Head>, Error> {
+    let read = |row| {
+        let mut row = Columns::new(row, "partition_head");
+        let partition = row.partition()?;
+        Ok((partition, Head { position: row.position()?, purged: row.position()? }))
+    };
+    rows.iter().map(read).collect()
+}

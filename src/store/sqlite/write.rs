@@ -1,0 +1,61 @@
+//! One transaction that writes: everything that is changed goes through here, so that the chain covers it.
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::{
+    super::Error,
+    chain::{self, Changed},
+    die, disk_failed, failed,
+};
+use crate::domain::key::Partitions;
+
+/// A transaction, and what it has changed so far.
+pub(super) struct Write<'a> {
+    pub(super) sql: &'a Connection,
+    pub(super) partitions: Partitions,
+    pub(super) changed: Changed,
+}
+
+impl<'a> Write<'a> {
+    /// What begins with nothing changed.
+    pub(super) fn of(sql: &'a Connection, partitions: Partitions) -> Self {
+        Self { sql, partitions, changed: Changed::nothing() }
+    }
+}
+
+/// What a transaction came to.
+pub(super) struct Written<T> {
+    pub(super) answer: T,
+    /// How many rows it wrote.
+    pub(super) rows: usize,
+}
+
+/// Runs work as one transaction, which is durable when this returns.
+pub(super) fn transaction<T>(
+    connection: &mut Connection,
+    partitions: Partitions,
+    work: impl FnOnce(&mut Write<'_>) -> Result<T, Error>,
+) -> Result<Written<T>, Error> {
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let mut write = Write::of(&transaction, partitions);
+    let answer = work(&mut write)?;
+    let changed = write.changed;
+    let rows = changed.rows();
+    if rows == 0 {
+        // everything was answered from durable rows; there is nothing to make durable
+        return Ok(Written { answer, rows });
+    }
+    chain::append(&transaction, changed).map_err(failed)?;
+    commit(transaction)?;
+    Ok(Written { answer, rows })
+}
+
+fn commit(transaction: Transaction<'_>) -> Result<(), Error> {
+    transaction.commit().map_err(|source| {
+        if disk_failed(&source) {
+            die(&source);
+        }
+        Error::CommitUnknown(source.into())
+    })
+}
