@@ -112,7 +112,7 @@ fn every_row_of_an_imported_payment() {
     let (none, due, late) = (None, Some(EventCause::CancelPayment), Some(EventCause::LateSuccess));
     let (nothing, held, return_due, returned) =
         (Funds::None, Funds::Held, Funds::ReturnDue, Funds::Returned);
-    for (row, known, line, outcome, funds, event) in [
+    for (row, known, line, outcome, funds, event) in vec![
         // 1: unknown here
         (1, None, line("initiated", ""), Taken, nothing, none),
         (1, None, line("failed", ""), Taken, nothing, none),
