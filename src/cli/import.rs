@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use self::reader::{Line, Lines};
-use super::{Failure, Usage, in_use, open_store, progress::Progress, settings};
+use super::{Failure, Usage, in_use, open_tool, progress::Progress, settings};
 use crate::{
     app::Closing,
     config::StoreUrl,
@@ -169,18 +169,17 @@ impl Import {
 impl Complete {
     async fn run(self) -> anyhow::Result<()> {
         let settings = settings(&self.config)?.settings;
-        match open_store(&settings) {
-            Ok(opened) => {
-                let changed = opened.store.change_standing(StandingChange::ImportComplete).await;
-                opened.close().await;
+        match open_tool(&settings).await {
+            Ok(tool) => {
+                let changed = tool.store().change_standing(StandingChange::ImportComplete).await;
+                tool.close().await;
                 changed?;
             }
-            Err(error) if in_use(&error) => {
-                // the service has the file open, and notices with its next commit
-                let StoreUrl::Sqlite { path } = &settings.store.url;
-                Sqlite::complete_import_of(path)?;
-            }
-            Err(error) => return Err(error),
+            // the service has the file open, and notices with its next commit
+            Err(error) => match &settings.store.url {
+                StoreUrl::Sqlite { path } if in_use(&error) => Sqlite::complete_import_of(path)?,
+                StoreUrl::Sqlite { .. } | StoreUrl::Postgres(_) => return Err(error),
+            },
         }
         println!("import complete: unknown payments and tokens are decided from now on");
         Ok(())
@@ -293,7 +292,7 @@ struct Counts {
 
 impl Source {
     async fn run<R: Record>(self) -> anyhow::Result<()> {
-        let (sink, closing) = self.sink()?;
+        let (sink, closing) = self.sink().await?;
         let mut counts = Counts::default();
         let mut rejects = Rejects::new(self.rejects_file());
         let done = self.import::<R>(&sink, &mut counts, &mut rejects).await;
@@ -329,7 +328,7 @@ impl Source {
         name.into()
     }
 
-    fn sink(&self) -> anyhow::Result<(Sink, Option<Closing>)> {
+    async fn sink(&self) -> anyhow::Result<(Sink, Option<Closing>)> {
         if let Some(url) = &self.url {
             return Ok((Sink::Service(self.importer(url)?), None));
         }
@@ -337,7 +336,7 @@ impl Source {
             bail!(Usage("--config or --url must be set".into()))
         };
         let settings = settings(config)?.settings;
-        let opened = open_store(&settings).map_err(|error| {
+        let tool = open_tool(&settings).await.map_err(|error| {
             if in_use(&error) {
                 error.context(
                     "a running service has the store: bring the file in through it, with --url http://HOST:PORT of its \
@@ -347,7 +346,7 @@ impl Source {
                 error
             }
         })?;
-        let (engine, closing) = opened.engine(&settings);
+        let (engine, closing) = tool.engine(&settings);
         Ok((Sink::Store(engine), Some(closing)))
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    app::{self, Opened, StartError},
+    app::{self, StartError, Tool},
     config::{Loaded, Settings, environment},
     store::sqlite::OpenError,
 };
@@ -47,8 +47,8 @@ fn settings(file: &Path) -> anyhow::Result<Loaded> {
 }
 
 /// Opens the store that the settings name.
-fn open_store(settings: &Settings) -> anyhow::Result<Opened> {
-    app::open_store(settings).map_err(start_error)
+async fn open_tool(settings: &Settings) -> anyhow::Result<Tool> {
+    app::open_tool(settings).await.map_err(start_error)
 }
 
 /// Whether an embedded store could not be opened because a service has it.

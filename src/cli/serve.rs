@@ -64,7 +64,11 @@ impl Serve {
             tracing::warn!("{warning}");
         }
         allow_connections(&loaded.settings);
-        let running = start(&loaded.settings).await?;
+        // the database may be waited for, and the wait must end when it is told to
+        let running = tokio::select! {
+            running = start(&loaded.settings) => running?,
+            told = until_told() => return told,
+        };
         if running.engine.standing().await.is_ok_and(|standing| standing.onboarding) {
             tracing::warn!(
                 "the store is in onboarding: unknown payments and tokens are answered U until `alipayplus-cancel import complete`"

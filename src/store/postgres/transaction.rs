@@ -17,7 +17,7 @@ use futures_util::future;
 use tokio::time;
 
 use super::{
-    super::{Batch, Changes, Error, Head, Known, Positioned, Wanted},
+    super::{Batch, Changes, Error, Head, Known, Positioned, Wanted, record::authorization_key},
     Durability, Postgres, WARNED,
     columns::{self, Columns},
     connection::{Connection, Lease},
@@ -81,34 +81,27 @@ impl Meta {
     }
 }
 
-/// What one attempt committed.
-struct Committed {
-    heads: Vec<(u16, Head)>,
-}
-
-/// Where an attempt found a token's authorization that it had not locked.
+/// What came of an attempt.
 enum Attempt {
-    Committed(Committed),
-    /// Tokens became known since they were resolved: their authorizations' partitions must be locked as well.
-    LockAlso(BTreeSet<u16>),
+    /// With the heads of its partitions.
+    Committed(Vec<(u16, Head)>),
+    /// A token became known since the tokens were resolved, so its authorization must be locked as well.
+    ResolveAgain,
 }
 
 impl Postgres {
     /// Runs a batch until it is committed, its deadline has passed, or trying again is of no use.
     pub(super) async fn run(&self, batch: &mut dyn Batch) -> Result<(), Error> {
         let deadline = batch.deadline();
-        let mut also = BTreeSet::new();
         let mut pause = Duration::from_millis(2);
         loop {
-            let failure = match self.attempt(batch, deadline, &also).await {
-                Ok(Attempt::Committed(committed)) => {
-                    self.heads.durable(&committed.heads);
+            let failure = match self.attempt(batch, deadline).await {
+                Ok(Attempt::Committed(heads)) => {
+                    self.heads.durable(&heads);
                     return Ok(());
                 }
-                Ok(Attempt::LockAlso(partitions)) => {
-                    also.extend(partitions);
-                    continue;
-                }
+                // what is known stays known, so this does not go on for long
+                Ok(Attempt::ResolveAgain) => continue,
                 Err(failure) => failure,
             };
             if matches!(failure, Failure::Reconnect(_)) {
@@ -125,26 +118,20 @@ impl Postgres {
         }
     }
 
-    async fn attempt(
-        &self,
-        batch: &mut dyn Batch,
-        deadline: Instant,
-        also: &BTreeSet<u16>,
-    ) -> Result<Attempt, Failure> {
+    async fn attempt(&self, batch: &mut dyn Batch, deadline: Instant) -> Result<Attempt, Failure> {
         let wanted = guarded(|| batch.wanted())?;
         let connection = self.lease(deadline).await?;
         let transaction = Transaction { connection, partitions: self.partitions, deadline };
         let before = transaction.connection.warnings();
 
         let resolved = transaction.within(transaction.resolve(&wanted)).await?;
-        let locked = lock_set(&wanted, &resolved, self.partitions, also);
+        let locked = lock_set(&wanted, &resolved, self.partitions);
         let loading = transaction.load(&wanted, &resolved, &locked);
         let loaded = transaction.within(loading).await?;
-        let missing = loaded.unlocked(&locked, self.partitions);
-        if !missing.is_empty() {
+        if loaded.lacks_an_authorization(&wanted) {
             transaction.within(transaction.rollback()).await?;
             transaction.connection.keep();
-            return Ok(Attempt::LockAlso(missing));
+            return Ok(Attempt::ResolveAgain);
         }
         let refused = loaded.meta.check(self.durability);
         let Loaded { known, heads, .. } = loaded;
@@ -166,7 +153,7 @@ impl Postgres {
             return Err(Failure::Final(Error::CommitUnknown(WARNED.into())));
         }
         transaction.connection.keep();
-        Ok(Attempt::Committed(Committed { heads }))
+        Ok(Attempt::Committed(heads))
     }
 }
 
@@ -181,12 +168,11 @@ fn lock_set(
     wanted: &Wanted,
     resolved: &[AuthorizationKey],
     partitions: Partitions,
-    also: &BTreeSet<u16>,
 ) -> BTreeSet<u16> {
     let payments = wanted.payments.iter().map(|key| key.partition(partitions));
     let tokens = wanted.tokens.iter().map(|key| key.partition(partitions));
     let grants = wanted.authorizations.iter().chain(resolved).map(|key| key.partition(partitions));
-    payments.chain(tokens).chain(grants).chain(also.iter().copied()).collect()
+    payments.chain(tokens).chain(grants).collect()
 }
 
 /// One attempt on a connection of its own.
@@ -204,10 +190,14 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Partitions of authorizations that were loaded and not locked.
-    fn unlocked(&self, locked: &BTreeSet<u16>, partitions: Partitions) -> BTreeSet<u16> {
-        let grants = self.known.authorizations.keys().map(|key| key.partition(partitions));
-        grants.filter(|partition| !locked.contains(partition)).collect()
+    /// Whether a token became known after the tokens were resolved and before they were locked: its authorization was
+    /// neither locked nor loaded then.
+    fn lacks_an_authorization(&self, wanted: &Wanted) -> bool {
+        wanted.tokens.iter().any(|key| {
+            let token = self.known.tokens.get(&key.hash);
+            let grant = token.and_then(|token| authorization_key(key, token));
+            grant.is_some_and(|grant| !self.known.authorizations.contains_key(&grant))
+        })
     }
 }
 

@@ -97,6 +97,13 @@ impl Writer {
     }
 }
 
+/// Whoever drops the store without closing it must not leave a thread that writes on while somebody else opens the file.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// Stands in for a batch that went down with the writer.
 struct Lost;
 
