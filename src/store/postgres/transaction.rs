@@ -64,13 +64,13 @@ impl Meta {
     }
 
     /// Whether anything may be decided.
-    fn check(&self, durability: Durability) -> Result<(), Error> {
+    fn check(&self, durability: Durability, batch: &dyn Batch) -> Result<(), Error> {
         if durability == Durability::Replicated && self.replicated == Some(false) {
             let why = "commits do not wait for a standby now (synchronous_standby_names, synchronous_commit), and \
                  store.durability = \"replicated\"";
             return Err(Error::Unavailable(why.into()));
         }
-        if let Some(why) = &self.suspect {
+        if let Some(why) = self.suspect.as_ref().filter(|_| !batch.although_suspect()) {
             return Err(Error::Suspect(why.clone()));
         }
         if self.filling {
@@ -133,7 +133,7 @@ impl Postgres {
             transaction.connection.keep();
             return Ok(Attempt::ResolveAgain);
         }
-        let refused = loaded.meta.check(self.durability);
+        let refused = loaded.meta.check(self.durability, batch);
         let Loaded { known, heads, .. } = loaded;
         if let Err(error) = refused {
             transaction.within(transaction.rollback()).await?;
