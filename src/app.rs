@@ -247,6 +247,76 @@ async fn open_database(
     Postgres::open(options, ring.fingerprints()).await
 }
 
+/// A store that a tool has opened, and what a tool needs beside it.
+pub struct Tool {
+    opened: Opened,
+    hashes: HashRing,
+}
+
+/// Opens the store that the settings name for a tool: an embedded one is refused while a service has it, and a database
+/// that cannot be reached now is an error.
+pub async fn open_tool(settings: &Settings) -> Result<Tool, StartError> {
+    let ring = hash_ring(settings)?;
+    let (opened, primary) = match &settings.store.url {
+        StoreUrl::Sqlite { path } => {
+            let opened = Sqlite::open(path, settings.store.partitions, ring.fingerprints());
+            let (store, primary) = opened.map_err(StartError::Store)?;
+            (Opened::Sqlite(Arc::new(store)), primary)
+        }
+        StoreUrl::Postgres(_) => {
+            let options = database(settings)?;
+            let opened = open_database(settings, &options, &ring).await;
+            let (store, primary) = opened.map_err(StartError::Database)?;
+            (Opened::Postgres(Arc::new(store)), primary)
+        }
+    };
+    Ok(Tool { opened, hashes: ring.with_primary(primary) })
+}
+
+impl Tool {
+    /// The store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.opened.store()
+    }
+
+    /// An engine over the store, for a tool that sends one command after the other; what it leaves is to be closed.
+    pub fn engine(self, settings: &Settings) -> (Engine, Closing) {
+        let limits = engine::Limits { queue: settings.limits.queue, batch: 1 };
+        let policy = Arc::new(settings.policy.clone());
+        let store = self.opened.store();
+        let (engine, worker) =
+            Engine::start(store, self.hashes, policy, Arc::new(SystemClock), limits);
+        (engine, Closing { worker, opened: self.opened })
+    }
+
+    /// Closes it in order.
+    pub async fn close(self) {
+        close(self.opened).await;
+    }
+}
+
+/// What is left of a tool's store once its engine is dropped.
+pub struct Closing {
+    worker: JoinHandle<()>,
+    opened: Opened,
+}
+
+impl Closing {
+    /// Waits for the engine to end, all of its handles being dropped, and closes the store in order.
+    pub async fn close(self) {
+        if self.worker.await.is_err() {
+            tracing::debug!("the engine's worker did not end by itself");
+        }
+        close(self.opened).await;
+    }
+}
+
+async fn close(opened: Opened) {
+    if tokio::task::spawn_blocking(move || opened.close()).await.is_err() {
+        tracing::error!("the store could not be closed in order; its next start recovers");
+    }
+}
+
 /// How often the store is asked whether it still answers, and how long that may take.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Failures in a row from which on requests should go elsewhere: a switch of the primary alone is no reason.

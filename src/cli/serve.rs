@@ -5,7 +5,7 @@ use std::{path::PathBuf, process};
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, Usage};
+use super::{Failure, Usage, start_error};
 use crate::{
     app::{self, Running},
     config::{LogFormat, Settings, environment},
@@ -111,12 +111,7 @@ fn allow_connections(settings: &Settings) {
 
 /// Starts the service, and says where it listens.
 pub(super) async fn start(settings: &Settings) -> anyhow::Result<Running> {
-    let running = app::start(settings).await.map_err(|error| {
-        let configuration = error.is_configuration();
-        let error = anyhow::Error::from(error);
-        // `{:#}` has the whole chain
-        if configuration { Usage(format!("{error:#}")).into() } else { error }
-    })?;
+    let running = app::start(settings).await.map_err(start_error)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         grpc = %running.grpc,

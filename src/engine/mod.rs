@@ -7,6 +7,7 @@
 mod batch;
 mod command;
 mod hash_ring;
+mod import;
 mod working;
 
 use std::{
@@ -35,6 +36,7 @@ use self::{
 pub use self::{
     command::{CancelToken, RecordToken},
     hash_ring::{HashKeyError, HashRing},
+    import::ImportToken,
 };
 use crate::{
     domain::{
@@ -42,6 +44,8 @@ use crate::{
         cancel_payment::{self, CancelPayment},
         cancel_token,
         id::{ClientId, PspId, Token, TraceId},
+        import_payment::{self, ImportPayment},
+        import_token,
         introspect_token::{self, Active},
         key::PaymentKey,
         payment::Payment,
@@ -285,6 +289,26 @@ impl Engine {
         caller: Caller,
     ) -> Result<revoke_authorization::Outcome, Error> {
         self.decide(&self.inner.cancels, command, caller).await
+    }
+
+    /// See [`import_payment`]: some hundred at a time, in one transaction, answered in their order.
+    pub async fn import_payments(
+        &self,
+        payments: Vec<ImportPayment>,
+        caller: Caller,
+    ) -> Result<Vec<import_payment::Outcome>, Error> {
+        self.decide(&self.inner.records, import::ImportPayments(payments), caller).await
+    }
+
+    /// See [`import_token`]: some hundred at a time, in one transaction, answered in their order.
+    pub async fn import_tokens(
+        &self,
+        tokens: Vec<ImportToken>,
+        caller: Caller,
+    ) -> Result<Vec<import_token::Outcome>, Error> {
+        let hashes = &self.inner.hashes;
+        let tokens = tokens.into_iter().map(|token| token.hashed(hashes)).collect();
+        self.decide(&self.inner.records, import::ImportTokens(tokens), caller).await
     }
 
     /// See [`introspect_token`].

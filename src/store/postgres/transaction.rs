@@ -64,17 +64,14 @@ impl Meta {
         })
     }
 
-    /// Whether anything may be decided, or told.
-    fn check(&self, durability: Durability, intent: Intent) -> Result<(), Error> {
+    /// Whether anything may be decided.
+    fn check(&self, durability: Durability, batch: &dyn Batch) -> Result<(), Error> {
         if durability == Durability::Replicated && self.replicated == Some(false) {
             let why = "commits do not wait for a standby now (synchronous_standby_names, synchronous_commit), and \
                  store.durability = \"replicated\"";
             return Err(Error::Unavailable(why.into()));
         }
-        if intent == Intent::Look {
-            return Ok(());
-        }
-        if let Some(why) = &self.suspect {
+        if let Some(why) = self.suspect.as_ref().filter(|_| !batch.although_suspect()) {
             return Err(Error::Suspect(why.clone()));
         }
         if self.filling {
@@ -83,15 +80,6 @@ impl Meta {
         }
         Ok(())
     }
-}
-
-/// What a transaction is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Intent {
-    /// To decide, or to tell what a decision would hang on.
-    Decide,
-    /// To tell people what is kept, also while nothing may be decided.
-    Look,
 }
 
 /// What came of an attempt.
@@ -104,11 +92,11 @@ enum Attempt {
 
 impl Postgres {
     /// Runs a batch until it is committed, its deadline has passed, or trying again is of no use.
-    pub(super) async fn run(&self, batch: &mut dyn Batch, intent: Intent) -> Result<(), Error> {
+    pub(super) async fn run(&self, batch: &mut dyn Batch) -> Result<(), Error> {
         let deadline = batch.deadline();
         let mut pause = Duration::from_millis(2);
         loop {
-            let failure = match self.attempt(batch, deadline, intent).await {
+            let failure = match self.attempt(batch, deadline).await {
                 Ok(Attempt::Committed(heads)) => {
                     self.heads.durable(&heads);
                     return Ok(());
@@ -131,12 +119,7 @@ impl Postgres {
         }
     }
 
-    async fn attempt(
-        &self,
-        batch: &mut dyn Batch,
-        deadline: Instant,
-        intent: Intent,
-    ) -> Result<Attempt, Failure> {
+    async fn attempt(&self, batch: &mut dyn Batch, deadline: Instant) -> Result<Attempt, Failure> {
         let wanted = guarded(|| batch.wanted())?;
         let connection = self.lease(deadline).await?;
         let transaction = Transaction { connection, partitions: self.partitions, deadline };
@@ -151,7 +134,7 @@ impl Postgres {
             transaction.connection.keep();
             return Ok(Attempt::ResolveAgain);
         }
-        let refused = loaded.meta.check(self.durability, intent);
+        let refused = loaded.meta.check(self.durability, batch);
         let Loaded { known, heads, .. } = loaded;
         if let Err(error) = refused {
             transaction.within(transaction.rollback()).await?;

@@ -177,7 +177,7 @@ fn run(mut desk: Desk, inbox: &mpsc::Receiver<Job>) {
 }
 
 fn commit(write: &mut Write<'_>, batch: &mut dyn Batch) -> Result<(), Error> {
-    standing::admit(write.sql)?;
+    standing::admit_batch(write.sql, batch)?;
     let known = load(write.sql, batch.wanted())?;
     let changes = batch.decide(known);
     save(write, &changes)
