@@ -157,7 +157,8 @@ fn median(values: &[f64]) -> f64 {
 }
 
 fn main() {
-    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    let mut numbers =
+        std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
     let callers = numbers.next().unwrap_or(256);
     let seconds = Duration::from_secs(numbers.next().unwrap_or(5).try_into().expect("seconds"));
     let rounds = numbers.next().unwrap_or(3);
@@ -217,5 +218,8 @@ async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize
         plain_rates.push(one_by_one);
     }
     let (batched, plain) = (median(&batched_rates), median(&plain_rates));
-    println!("median:  batched {batched:>7.0}/s   one by one {plain:>7.0}/s   ratio {:.1}", batched / plain);
+    println!(
+        "median:  batched {batched:>7.0}/s   one by one {plain:>7.0}/s   ratio {:.1}",
+        batched / plain
+    );
 }

@@ -30,6 +30,7 @@ mod http_front;
 mod import;
 mod layering;
 mod oracle;
+mod postgres;
 mod properties;
 mod replicas;
 mod secrets;

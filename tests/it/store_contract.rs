@@ -88,7 +88,7 @@ async fn commit(
 }
 
 /// Commits changes that hang on nothing.
-async fn write(store: &Arc<dyn Store>, changes: Changes) -> Result<(), Error> {
+pub async fn write(store: &Arc<dyn Store>, changes: Changes) -> Result<(), Error> {
     let wanted = everything(&changes);
     // a store may have to try again
     let again = move |_| Changes {
@@ -159,7 +159,7 @@ async fn all_events(store: &Arc<dyn Store>) -> HashMap<u16, Vec<Positioned>> {
     all
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
