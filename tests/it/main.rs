@@ -33,5 +33,6 @@ mod properties;
 mod replicas;
 mod secrets;
 mod signatures;
+mod sqlite_files;
 mod store_contract;
 mod values;
