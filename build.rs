@@ -4,10 +4,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 7] = [
     "alipayplus/cancel/v1/amount.proto",
     "alipayplus/cancel/v1/cancel_service.proto",
     "alipayplus/cancel/v1/feed_service.proto",
+    "alipayplus/cancel/v1/import_service.proto",
     "alipayplus/cancel/v1/payment_service.proto",
     "alipayplus/cancel/v1/result.proto",
     "alipayplus/cancel/v1/token_service.proto",

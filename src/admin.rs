@@ -1,7 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics` on a listener of their own, for the platform and nobody else.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -12,13 +12,33 @@ use http::{StatusCode, header};
 #[derive(Clone)]
 pub struct Admin {
     ready: Arc<AtomicBool>,
-    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    store: Arc<AtomicBool>,
+    metrics: Arc<OnceLock<Metrics>>,
+}
+
+type Metrics = Box<dyn Fn() -> String + Send + Sync>;
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Admin {
-    /// Not ready yet; `metrics` makes the text of a scrape.
-    pub fn new(metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self { ready: Arc::default(), metrics: Arc::new(metrics) }
+    /// Alive, not ready yet, without metrics.
+    pub fn new() -> Self {
+        let store = Arc::new(AtomicBool::new(true));
+        Self { ready: Arc::default(), store, metrics: Arc::default() }
+    }
+
+    /// What makes the text of a scrape; the first one counts.
+    pub fn set_metrics(&self, metrics: impl Fn() -> String + Send + Sync + 'static) {
+        drop(self.metrics.set(Box::new(metrics)));
+    }
+
+    /// Whether the store answers.
+    pub fn set_store(&self, answers: bool) {
+        self.store.store(answers, Ordering::Release);
     }
 
     /// Whether requests should be sent here.
@@ -37,13 +57,16 @@ impl Admin {
 }
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if admin.ready.load(Ordering::Acquire) {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    if !admin.ready.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
     }
+    if !admin.store.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n");
+    }
+    (StatusCode::OK, "ready\n")
 }
 
 async fn metrics(State(admin): State<Admin>) -> ([(header::HeaderName, &'static str); 1], String) {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (admin.metrics)())
+    let text = admin.metrics.get().map(|metrics| metrics()).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

@@ -28,7 +28,11 @@ use crate::{
     },
     layer::budget::Budget,
     listen::{Bounds, Front, Protocol},
-    store::sqlite::{OpenError, Sqlite},
+    store::{
+        Store,
+        postgres::{self, Dsn, DsnError, Durability, Postgres},
+        sqlite::{self, Sqlite},
+    },
     tls,
 };
 
@@ -71,9 +75,15 @@ pub enum StartError {
         #[source]
         source: tls::Error,
     },
-    /// The store cannot be used.
+    /// The URL of the database is not one.
+    #[error("store.url: {0}")]
+    Dsn(DsnError),
+    /// The embedded store cannot be used.
     #[error("store.url")]
-    Store(#[source] OpenError),
+    Store(#[source] sqlite::OpenError),
+    /// The database cannot be used.
+    #[error("store.url")]
+    Database(#[source] postgres::OpenError),
     /// An address cannot be listened on.
     #[error("{setting}: cannot listen on {address}")]
     Bind {
@@ -96,7 +106,11 @@ impl StartError {
             | Self::Identity(_)
             | Self::HashKey(_)
             | Self::Tls { .. }
-            | Self::Store(OpenError::Partitions { .. } | OpenError::HashKeyMissing { .. }) => true,
+            | Self::Dsn(_)
+            | Self::Store(
+                sqlite::OpenError::Partitions { .. } | sqlite::OpenError::HashKeyMissing { .. },
+            ) => true,
+            Self::Database(error) => error.is_configuration(),
             Self::Store(_) | Self::Bind { .. } => false,
         }
     }
@@ -114,11 +128,39 @@ pub struct Running {
     pub engine: Engine,
     probes: Admin,
     health: Health,
-    store: Arc<Sqlite>,
+    store: Opened,
+    watch: JoinHandle<()>,
     worker: JoinHandle<()>,
     fronts: Fronts,
     drain_delay: Duration,
     grace: Duration,
+}
+
+/// The store, as whoever has to close it knows it.
+pub enum Opened {
+    /// The embedded one.
+    Sqlite(Arc<Sqlite>),
+    /// A database elsewhere.
+    Postgres(Arc<Postgres>),
+}
+
+impl Opened {
+    /// The store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Sqlite(store) => Arc::<Sqlite>::clone(store),
+            Self::Postgres(store) => Arc::<Postgres>::clone(store),
+        }
+    }
+
+    /// Waits until nothing is written any more.
+    pub fn close(self) {
+        match self {
+            Self::Sqlite(store) => store.close(),
+            // whatever was asked of it is committed there or not, whether or not we listen
+            Self::Postgres(_) => {}
+        }
+    }
 }
 
 /// What listens. The platform's front ends last, so that probes are answered while the others drain.
@@ -138,7 +180,167 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
     clients(settings)?;
     grpc_tls(settings)?;
     bridge_tls(settings)?;
+    if let StoreUrl::Postgres(_) = settings.store.url {
+        database(settings)?;
+    }
     hash_ring(settings).map(drop)
+}
+
+/// How the database is used.
+pub fn database(settings: &Settings) -> Result<postgres::Options, StartError> {
+    let store = &settings.store;
+    let password = store.password_file.as_ref().map(|path| read("store.password_file", path));
+    let password = password.transpose()?;
+    let password = password.as_ref().map(|text| text.trim_ascii_end());
+    let url = match &store.url {
+        StoreUrl::Postgres(url) => url.expose(),
+        StoreUrl::Sqlite { .. } => return Err(StartError::Dsn(DsnError::NoHost)),
+    };
+    Ok(postgres::Options {
+        dsn: Dsn::parse(url, password).map_err(StartError::Dsn)?,
+        partitions: store.partitions,
+        durability: match store.durability {
+            config::Durability::Local => Durability::Local,
+            config::Durability::Replicated => Durability::Replicated,
+        },
+        lanes: store.workers,
+        spare_connections: store.spare_connections,
+    })
+}
+
+/// Longest pause between tries to reach the database at the start.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Opens the store, and says which key of the ring is primary. A database that cannot be reached, or not be written to,
+/// is asked again until it can; only what waiting cannot mend is an error.
+pub async fn open_store(
+    settings: &Settings,
+    ring: &HashRing,
+) -> Result<(Opened, usize), StartError> {
+    let StoreUrl::Sqlite { path } = &settings.store.url else {
+        let options = database(settings)?;
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let error = match open_database(settings, &options, ring).await {
+                Ok((store, primary)) => return Ok((Opened::Postgres(Arc::new(store)), primary)),
+                Err(error) if error.is_configuration() => return Err(StartError::Database(error)),
+                Err(error) => crate::store::chain(&error),
+            };
+            tracing::warn!(%error, "the database cannot be used yet; trying again");
+            time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    };
+    let opened = Sqlite::open(path, settings.store.partitions, ring.fingerprints());
+    let (store, primary) = opened.map_err(StartError::Store)?;
+    Ok((Opened::Sqlite(Arc::new(store)), primary))
+}
+
+async fn open_database(
+    settings: &Settings,
+    options: &postgres::Options,
+    ring: &HashRing,
+) -> Result<(Postgres, usize), postgres::OpenError> {
+    if settings.store.migrate_at_start {
+        Postgres::migrate(options).await?;
+    }
+    Postgres::open(options, ring.fingerprints()).await
+}
+
+/// A store that a tool has opened, and what a tool needs beside it.
+pub struct Tool {
+    opened: Opened,
+    hashes: HashRing,
+}
+
+/// Opens the store that the settings name for a tool: an embedded one is refused while a service has it, and a database
+/// that cannot be reached now is an error.
+pub async fn open_tool(settings: &Settings) -> Result<Tool, StartError> {
+    let ring = hash_ring(settings)?;
+    let (opened, primary) = match &settings.store.url {
+        StoreUrl::Sqlite { path } => {
+            let opened = Sqlite::open(path, settings.store.partitions, ring.fingerprints());
+            let (store, primary) = opened.map_err(StartError::Store)?;
+            (Opened::Sqlite(Arc::new(store)), primary)
+        }
+        StoreUrl::Postgres(_) => {
+            let options = database(settings)?;
+            let opened = open_database(settings, &options, &ring).await;
+            let (store, primary) = opened.map_err(StartError::Database)?;
+            (Opened::Postgres(Arc::new(store)), primary)
+        }
+    };
+    Ok(Tool { opened, hashes: ring.with_primary(primary) })
+}
+
+impl Tool {
+    /// The store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.opened.store()
+    }
+
+    /// An engine over the store, for a tool that sends one command after the other; what it leaves is to be closed.
+    pub fn engine(self, settings: &Settings) -> (Engine, Closing) {
+        let limits = engine::Limits { queue: settings.limits.queue, batch: 1 };
+        let policy = Arc::new(settings.policy.clone());
+        let store = self.opened.store();
+        let (engine, worker) =
+            Engine::start(store, self.hashes, policy, Arc::new(SystemClock), limits);
+        (engine, Closing { worker, opened: self.opened })
+    }
+
+    /// Closes it in order.
+    pub async fn close(self) {
+        close(self.opened).await;
+    }
+}
+
+/// What is left of a tool's store once its engine is dropped.
+pub struct Closing {
+    worker: JoinHandle<()>,
+    opened: Opened,
+}
+
+impl Closing {
+    /// Waits for the engine to end, all of its handles being dropped, and closes the store in order.
+    pub async fn close(self) {
+        if self.worker.await.is_err() {
+            tracing::debug!("the engine's worker did not end by itself");
+        }
+        close(self.opened).await;
+    }
+}
+
+async fn close(opened: Opened) {
+    if tokio::task::spawn_blocking(move || opened.close()).await.is_err() {
+        tracing::error!("the store could not be closed in order; its next start recovers");
+    }
+}
+
+/// How often the store is asked whether it still answers, and how long that may take.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Failures in a row from which on requests should go elsewhere: a switch of the primary alone is no reason.
+const WATCH_FAILURES: u32 = 3;
+
+/// Readiness follows the store: while it does not answer, every answer of ours would be "ask again".
+async fn watch_store(store: Arc<dyn Store>, probes: Admin) {
+    let mut failures = 0u32;
+    loop {
+        time::sleep(WATCH_INTERVAL).await;
+        if let Ok(Ok(_)) = time::timeout(2 * WATCH_INTERVAL, store.standing()).await {
+            if failures >= WATCH_FAILURES {
+                tracing::info!("the store answers again");
+            }
+            failures = 0;
+            probes.set_store(true);
+            continue;
+        }
+        failures = failures.saturating_add(1);
+        if failures == WATCH_FAILURES {
+            tracing::error!("the store does not answer; not ready until it does");
+            probes.set_store(false);
+        }
+    }
 }
 
 /// Starts the whole service in this process.
@@ -149,20 +351,38 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     let bridge_tls = bridge_tls(settings)?;
     let ring = hash_ring(settings)?;
 
-    let StoreUrl::Sqlite { path } = &settings.store.url;
-    let opened = Sqlite::open(path, settings.store.partitions, ring.fingerprints());
-    let (store, primary) = opened.map_err(StartError::Store)?;
-    let store = Arc::new(store);
-
     let grpc = bind("grpc.listen", settings.grpc.listen).await?;
     let bridge = bind("bridge.listen", settings.bridge.listen).await?;
     let admin = bind("admin.listen", settings.admin.listen).await?;
     let addresses = [&grpc, &bridge, &admin].map(|(_, address)| *address);
 
+    // alive, and not ready, while the database is waited for
+    let fronts = Fronts {
+        stop: CancellationToken::new(),
+        stop_admin: CancellationToken::new(),
+        connections: TaskTracker::new(),
+        tasks: TaskTracker::new(),
+    };
+    let front = |(listener, _), tls, protocol, connections| Front {
+        listener,
+        tls,
+        protocol,
+        bounds: bounds(settings),
+        connections,
+    };
+    let probes = Admin::new();
+    let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
+    let admin = front(admin, None, Protocol::Http1, platform);
+    fronts.tasks.spawn(admin.serve(
+        probes.clone().router(),
+        fronts.stop_admin.clone(),
+        TaskTracker::new(),
+    ));
+
+    let (store, primary) = open_store(settings, &ring).await?;
     let limits = &settings.limits;
-    let shared: Arc<dyn crate::store::Store> = Arc::<Sqlite>::clone(&store);
     let (engine, worker) = Engine::start(
-        shared,
+        store.store(),
         ring.with_primary(primary),
         Arc::new(settings.policy.clone()),
         Arc::new(SystemClock),
@@ -180,39 +400,19 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
     let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
-    let probes = Admin::new({
+    probes.set_metrics({
         // not the engine: whoever still scrapes must not keep it from ending
         let counters = engine.counters();
         move || scrape(&counters)
     });
 
-    let fronts = Fronts {
-        stop: CancellationToken::new(),
-        stop_admin: CancellationToken::new(),
-        connections: TaskTracker::new(),
-        tasks: TaskTracker::new(),
-    };
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
-    let front = |(listener, _), tls, protocol, connections| Front {
-        listener,
-        tls,
-        protocol,
-        bounds: bounds(settings),
-        connections,
-    };
     let (stop, open) = (&fronts.stop, &fronts.connections);
     let grpc = front(grpc, grpc_tls, Protocol::Http2, connections());
     fronts.tasks.spawn(grpc.serve(routes, stop.clone(), open.clone()));
     let bridge = front(bridge, bridge_tls, Protocol::Http1, connections());
     fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
-    let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
-    let admin = front(admin, None, Protocol::Http1, platform);
-    fronts.tasks.spawn(admin.serve(
-        probes.clone().router(),
-        fronts.stop_admin.clone(),
-        TaskTracker::new(),
-    ));
-
+    let watch = tokio::spawn(watch_store(store.store(), probes.clone()));
     health.serving().await;
     probes.set_ready(true);
     let [grpc, bridge, admin] = addresses;
@@ -224,6 +424,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         probes,
         health,
         store,
+        watch,
         worker,
         fronts,
         drain_delay: settings.shutdown.drain_delay,
@@ -234,6 +435,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 impl Running {
     /// Drains: not ready, wait for the balancer, accept no more, finish what was accepted, close the store.
     pub async fn stop(self) {
+        self.watch.abort();
         self.probes.set_ready(false);
         self.health.stopping().await;
         time::sleep(self.drain_delay).await;
@@ -374,7 +576,7 @@ fn only<T: Clone + Ord>(allowed: &Allowed<T>) -> Option<std::collections::BTreeS
 }
 
 /// A hash key's file holds raw bytes, or a line of printable text, which is taken without the line's end.
-fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
+pub fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
     let mut ring = Vec::new();
     for (place, path) in settings.tokens.hash_key_files.iter().enumerate() {
         let bytes = read(&format!("tokens.hash_key_files.{place}"), path)?;

@@ -27,6 +27,7 @@
 //! | [`domain`] | what every command decides: plain functions, no clock, no I/O, no async | nobody |
 //! | [`store`] | the contract of a store, and SQLite | `domain` |
 //! | [`engine`] | queue → batch → transaction → answer | `domain`, `store` |
+//! | [`upkeep`] | what people do with a whole store: its history, its walks, its mending | `domain`, `store`, `engine` |
 //! | [`layer`] | what both fronts need around a request: budgets, deadlines, trace context | `domain` |
 //! | [`listen`] | the accept loop under every front | `layer` |
 //! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `engine`, `layer` |
@@ -75,3 +76,4 @@ pub mod listen;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod upkeep;

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Config(config) => return config.run(),
         Command::Keys(keys) => keys.run(),
-        Command::Import(import) => import.run(),
+        Command::Import(import) => block_on(import.run()),
         Command::Sandbox(sandbox) => block_on(sandbox.run()),
         Command::Serve(serve) => block_on(serve.run()),
         Command::Call(call) => block_on(call.run()),

@@ -96,7 +96,9 @@ impl Sandbox {
             return if good { Ok(()) } else { Err(Failure.into()) };
         }
         print!("{}", self.commands(&running));
-        serve::until_told().await?;
+        let mut signals = serve::Signals::listen()?;
+        signals.told().await;
+        signals.again_ends_at_once();
         running.stop().await;
         Ok(())
     }

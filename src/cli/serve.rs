@@ -3,9 +3,9 @@
 use std::{path::PathBuf, process};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, Usage};
+use super::{Failure, Usage, start_error};
 use crate::{
     app::{self, Running},
     config::{LogFormat, Settings, environment},
@@ -64,13 +64,20 @@ impl Serve {
             tracing::warn!("{warning}");
         }
         allow_connections(&loaded.settings);
-        let running = start(&loaded.settings).await?;
+        let mut signals = Signals::listen()?;
+        // the database may be waited for, and the wait must end when it is told to
+        let running = tokio::select! {
+            biased;
+            running = start(&loaded.settings) => running?,
+            () = signals.told() => return Ok(()),
+        };
         if running.engine.standing().await.is_ok_and(|standing| standing.onboarding) {
             tracing::warn!(
                 "the store is in onboarding: unknown payments and tokens are answered U until `alipayplus-cancel import complete`"
             );
         }
-        until_told().await?;
+        signals.told().await;
+        signals.again_ends_at_once();
         running.stop().await;
         tracing::info!("stopped");
         Ok(())
@@ -104,12 +111,7 @@ fn allow_connections(settings: &Settings) {
 
 /// Starts the service, and says where it listens.
 pub(super) async fn start(settings: &Settings) -> anyhow::Result<Running> {
-    let running = app::start(settings).await.map_err(|error| {
-        let configuration = error.is_configuration();
-        let error = anyhow::Error::from(error);
-        // `{:#}` has the whole chain
-        if configuration { Usage(format!("{error:#}")).into() } else { error }
-    })?;
+    let running = app::start(settings).await.map_err(start_error)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         grpc = %running.grpc,
@@ -120,30 +122,43 @@ pub(super) async fn start(settings: &Settings) -> anyhow::Result<Running> {
     Ok(running)
 }
 
-/// Waits for SIGTERM or SIGINT; from then on another one ends the process at once.
-pub(super) async fn until_told() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    // untaken, it would end the process without a drain
-    tokio::spawn(async move {
-        while hang_up.recv().await.is_some() {
-            tracing::warn!(
-                "SIGHUP: settings and keys are not reloaded yet; restart to change them"
-            );
-        }
-    });
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the service. Listened for from the beginning, so that none is lost on the way.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on none of them ends the process by itself.
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        // untaken, it would end the process without a drain
+        tokio::spawn(async move {
+            while hang_up.recv().await.is_some() {
+                tracing::warn!(
+                    "SIGHUP: settings and keys are not reloaded yet; restart to change them"
+                );
+            }
+        });
+        Ok(Self { terminate, interrupt })
     }
-    tracing::info!("draining; another signal ends at once");
-    tokio::spawn(async move {
+
+    /// Waits for SIGTERM or SIGINT.
+    pub(super) async fn told(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        process::exit(i32::from(Failure::STATUS));
-    });
-    Ok(())
+    }
+
+    /// From then on another one ends the process at once.
+    pub(super) fn again_ends_at_once(mut self) {
+        tracing::info!("draining; another signal ends at once");
+        tokio::spawn(async move {
+            self.told().await;
+            process::exit(i32::from(Failure::STATUS));
+        });
+    }
 }

@@ -11,7 +11,7 @@
 //! - Durations are texts with a unit (`"6500ms"`, `"5s"`, `"15m"`, `"1h"`); sizes are bytes, and their names say so.
 //! - The name of a file starts at the folder of the settings file; in a variable or a flag, at the current folder.
 //! - Secrets stand in files that settings ending in `_file` name (or `identity.keys.file`, `tokens.hash_key_files`),
-//!   never here; a URL's password would not be printed.
+//!   never here; a database URL's password is never printed.
 //!
 //! Never panics on what it reads, and never names a secret in an error.
 
@@ -43,7 +43,9 @@ pub use error::{ConfigError, Problem};
 pub use load::Loaded;
 pub use overlay::{ENVIRONMENT_PREFIX, environment};
 pub use tree::Origin;
-pub use values::{Allowed, Core, KeyState, LogFormat, PathPrefix, StoreUrl};
+pub use values::{
+    Allowed, Core, DatabaseUrl, Durability, KeyState, LogFormat, PathPrefix, StoreUrl,
+};
 
 use read::{at_least_one, if_set, section, within};
 use rules::{
@@ -156,10 +158,23 @@ section! {
 section! {
     /// `[store]`
     Store {
-        /// `sqlite:///` and an absolute file name.
+        /// `sqlite:///` and an absolute file name; or `postgres://user@host1:5432,host2:5432/database`, of which one host is
+        /// the primary, with `?sslmode=verify-full&sslrootcert=…` where the network is not our own.
         url: StoreUrl = "sqlite:///var/lib/alipayplus-cancel/state.db";
+        /// The database user's password, a line of text; counts before one in the URL.
+        password_file: Option<PathBuf>;
         /// 1 to 1024; fixed at the first migration.
         partitions: Partitions = "64";
+        /// What a commit must survive before it is answered: `local`, a crash of the database's server; `replicated`, its
+        /// loss: where commits do not wait for a synchronous standby, nothing is decided. PostgreSQL only.
+        durability: Durability = "local";
+        /// Whether the service brings the schema up to date when it starts; if not, `migrate` does. The embedded store
+        /// always does.
+        migrate_at_start: bool = "true";
+        /// Transactions side by side, each with a connection of its own. PostgreSQL only.
+        workers: usize = "4" where within(1, 256);
+        /// Connections for everything else: the feed, probes, upkeep. PostgreSQL only.
+        spare_connections: usize = "4" where within(1, 256);
     }
 }
 

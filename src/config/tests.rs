@@ -343,14 +343,6 @@ fn clients_have_ids_and_keys_of_their_own_and_at_most_three_that_have_not_ended(
 #[test]
 fn a_store_url_that_cannot_be_used_says_why_and_never_shows_a_password() {
     for (url, message) in [
-        (
-            "postgres://u:secret@h/d",
-            "PostgreSQL is not built yet: use the embedded store, \"sqlite:///…\"",
-        ),
-        (
-            "postgresql://u:secret@h/d",
-            "PostgreSQL is not built yet: use the embedded store, \"sqlite:///…\"",
-        ),
         ("mysql://u:secret@h/d", "expected \"sqlite:///\" and an absolute file name"),
         ("sqlite://state.db", "expected \"sqlite:///\" and an absolute file name"),
         ("sqlite:///var/", "expected \"sqlite:///\" and an absolute file name"),
@@ -368,6 +360,17 @@ fn a_store_url_that_cannot_be_used_says_why_and_never_shows_a_password() {
         assert_eq!(instead, "x.toml:1: store: expected a table `store = { … }`, found a text");
         let in_its_env = wrong_env("ALIPAYPLUS_CANCEL__STORE", url);
         assert!(!(in_file + &in_env + &in_its_env).contains("secret"));
+    }
+}
+
+#[test]
+fn a_database_url_is_taken_and_never_shown_with_its_password() {
+    for url in ["postgres://u:secret@h/d", "postgresql://u:secret@h:1,i:2/d?sslmode=disable"] {
+        let loaded = load(&format!("{LEAST}[store]\nurl = \"{url}\""), &[], &[]).unwrap();
+        let shown = loaded.print() + &format!("{:?}", loaded.settings);
+        assert!(!shown.contains("secret"), "{shown}");
+        let StoreUrl::Postgres(taken) = loaded.settings.store.url else { panic!("{shown}") };
+        assert_eq!(taken.expose(), url);
     }
 }
 

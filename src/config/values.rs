@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use zeroize::Zeroizing;
+
 use crate::domain::{
     id::{AcquirerId, ClientId, PspId},
     key::Partitions,
@@ -73,19 +75,36 @@ pub enum StoreUrl {
         /// Its file; absolute.
         path: PathBuf,
     },
+    /// PostgreSQL, or what speaks its protocol.
+    Postgres(DatabaseUrl),
+}
+
+/// The URL of a database; a password may be in it, so it prints without.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl(Zeroizing<String>);
+
+impl DatabaseUrl {
+    /// All of it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&masked(&self.0))
+    }
 }
 
 impl Leaf for StoreUrl {
     const EXPECTED: &'static str = "\"sqlite:///\" and an absolute file name, \
-         as \"sqlite:///var/lib/alipayplus-cancel/state.db\"";
+         as \"sqlite:///var/lib/alipayplus-cancel/state.db\", or \"postgres://user@host:5432/database\"";
     const SECRET: bool = true;
 
     fn parse(value: &Value, _: Option<&Path>) -> Result<Self, Refused> {
         let url = text(value)?;
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Err(Refused::Because(
-                "PostgreSQL is not built yet: use the embedded store, \"sqlite:///…\"".to_owned(),
-            ));
+            return Ok(Self::Postgres(DatabaseUrl(Zeroizing::new(url.to_owned()))));
         }
         let path = url.strip_prefix("sqlite://").ok_or(Refused::Unexpected)?;
         let file = path.starts_with('/') && !path.ends_with('/');
@@ -98,8 +117,18 @@ impl Leaf for StoreUrl {
     fn print(&self) -> String {
         match self {
             Self::Sqlite { path } => quoted(&masked(&format!("sqlite://{}", path.display()))),
+            Self::Postgres(url) => quoted(&masked(url.expose())),
         }
     }
+}
+
+/// What a commit must have survived before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of the server.
+    Local,
+    /// The loss of the server.
+    Replicated,
 }
 
 /// A URL without its password.
@@ -162,6 +191,7 @@ pub enum LogFormat {
     Text,
 }
 
+choice!(Durability: "local" => Local, "replicated" => Replicated);
 choice!(LogFormat: "json" => Json, "text" => Text);
 choice!(AcquirerCheck: "enforce" => Enforce, "observe" => Observe);
 

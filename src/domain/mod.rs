@@ -12,6 +12,8 @@ pub mod cancel_token;
 pub mod consumer;
 pub mod event;
 pub mod id;
+pub mod import_payment;
+pub mod import_token;
 pub mod introspect_token;
 pub mod key;
 pub mod payment;

@@ -7,6 +7,7 @@
 mod batch;
 mod command;
 mod hash_ring;
+mod import;
 mod working;
 
 use std::{
@@ -35,6 +36,7 @@ use self::{
 pub use self::{
     command::{CancelToken, RecordToken},
     hash_ring::{HashKeyError, HashRing},
+    import::ImportToken,
 };
 use crate::{
     domain::{
@@ -42,6 +44,8 @@ use crate::{
         cancel_payment::{self, CancelPayment},
         cancel_token,
         id::{ClientId, PspId, Token, TraceId},
+        import_payment::{self, ImportPayment},
+        import_token,
         introspect_token::{self, Active},
         key::PaymentKey,
         payment::Payment,
@@ -170,6 +174,7 @@ struct Inner {
 impl Engine {
     /// Starts the workers, one a lane of the store's. They end, all accepted commands done, when the last handle is gone:
     /// await the second value.
+    #[expect(clippy::needless_pass_by_value, reason = "each worker has a share of the policy")]
     pub fn start(
         store: Arc<dyn Store>,
         hashes: HashRing,
@@ -286,6 +291,26 @@ impl Engine {
         self.decide(&self.inner.cancels, command, caller).await
     }
 
+    /// See [`import_payment`]: some hundred at a time, in one transaction, answered in their order.
+    pub async fn import_payments(
+        &self,
+        payments: Vec<ImportPayment>,
+        caller: Caller,
+    ) -> Result<Vec<import_payment::Outcome>, Error> {
+        self.decide(&self.inner.records, import::ImportPayments(payments), caller).await
+    }
+
+    /// See [`import_token`]: some hundred at a time, in one transaction, answered in their order.
+    pub async fn import_tokens(
+        &self,
+        tokens: Vec<ImportToken>,
+        caller: Caller,
+    ) -> Result<Vec<import_token::Outcome>, Error> {
+        let hashes = &self.inner.hashes;
+        let tokens = tokens.into_iter().map(|token| token.hashed(hashes)).collect();
+        self.decide(&self.inner.records, import::ImportTokens(tokens), caller).await
+    }
+
     /// See [`introspect_token`].
     pub async fn introspect_token(
         &self,
@@ -308,7 +333,15 @@ impl Engine {
         caller: Caller,
     ) -> Result<Option<Payment>, Error> {
         if self.inner.store.shared() {
-            return self.decide(&self.inner.records, LookUpPayment(key), caller).await;
+            let deadline = caller.deadline;
+            return match self.decide(&self.inner.records, LookUpPayment(key.clone()), caller).await
+            {
+                // nothing is decided, but people may look
+                Err(Error::Store(error)) if matches!(*error, store::Error::Suspect(_)) => {
+                    within(deadline, self.inner.store.payment(key)).await
+                }
+                answered => answered,
+            };
         }
         within(caller.deadline, self.inner.store.payment(key)).await
     }

@@ -4,6 +4,8 @@ use prost_types::Timestamp as WireTime;
 use tonic::Status;
 use tonic_types::FieldViolation;
 
+pub(super) mod import;
+
 use super::{status, wire};
 use crate::{
     domain::{

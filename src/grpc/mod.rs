@@ -6,6 +6,7 @@
 
 pub mod client;
 mod convert;
+pub mod importer;
 pub mod server;
 mod status;
 
@@ -26,3 +27,5 @@ mod wire {
 const CLIENT_ID: &str = "alipayplus-client-id";
 /// W3C trace context.
 const TRACEPARENT: &str = "traceparent";
+/// Largest message of the ImportService, in bytes: so many records that each carry a passThroughInfo of some length.
+const IMPORT_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! The four services over the engine: check, decide, answer.
+//! The services over the engine: check, decide, answer.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,14 @@ use tonic::{
     Request, Response, Status, codegen::BoxStream, metadata::MetadataMap, service::Routes,
 };
 
+mod import;
+
 use super::{
-    CLIENT_ID, TRACEPARENT, convert, status,
+    CLIENT_ID, IMPORT_BYTES_MAX, TRACEPARENT, convert, status,
     wire::{
         self, cancel_service_server::CancelServiceServer, feed_service_server::FeedServiceServer,
-        payment_service_server::PaymentServiceServer, token_service_server::TokenServiceServer,
+        import_service_server::ImportServiceServer, payment_service_server::PaymentServiceServer,
+        token_service_server::TokenServiceServer,
     },
 };
 use crate::{
@@ -67,6 +70,7 @@ impl Health {
         for name in [
             "",
             "alipayplus.cancel.v1.CancelService",
+            "alipayplus.cancel.v1.ImportService",
             "alipayplus.cancel.v1.PaymentService",
             "alipayplus.cancel.v1.TokenService",
         ] {
@@ -98,9 +102,12 @@ impl Server {
             PaymentServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let tokens =
             TokenServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let imports =
+            ImportServiceServer::new(self.clone()).max_decoding_message_size(IMPORT_BYTES_MAX);
         let mut routes = Routes::new(self.cancel_service())
             .add_service(payments)
             .add_service(tokens)
+            .add_service(imports)
             .add_service(FeedServiceServer::new(self.clone()))
             .add_service(health);
         if reflection {

@@ -115,6 +115,10 @@ pub trait Batch: Send {
     fn decide(&mut self, known: Known) -> Changes;
     /// When nobody waits for it any more: a store tries again until then, not longer.
     fn deadline(&self) -> Instant;
+    /// Whether it is run in a suspect store too: only what looks into one, or mends it, says so.
+    fn although_suspect(&self) -> bool {
+        false
+    }
 }
 
 /// A token with its authorization; one that was dead on arrival has none.

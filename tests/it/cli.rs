@@ -60,6 +60,8 @@ fn every_subcommand_has_a_help() {
         &["config", "check"],
         &["config", "print"],
         &["import"],
+        &["import", "payments"],
+        &["import", "tokens"],
         &["import", "complete"],
     ] {
         let output = run(&[words, &["--help"]].concat());

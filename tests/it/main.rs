@@ -27,6 +27,7 @@ mod harness_works;
 mod history;
 mod hostile_json;
 mod http_front;
+mod import;
 mod layering;
 mod oracle;
 mod properties;

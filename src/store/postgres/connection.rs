@@ -13,7 +13,7 @@ use deadpool::managed::{Manager, Metrics, Object, RecycleError, RecycleResult};
 use futures_util::{StreamExt as _, future, stream::FuturesUnordered};
 use tokio::{task::AbortHandle, time};
 use tokio_postgres::{
-    AsyncMessage, Client, Config, NoTls, Socket,
+    AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Socket,
     tls::{MakeTlsConnect, TlsConnect},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -190,9 +190,9 @@ impl Connector {
         client: &Client,
     ) -> Result<(), Result<ConnectError, tokio_postgres::Error>> {
         let show = async |name: &str| match client.simple_query(&format!("SHOW {name}")).await {
-            Ok(rows) => Ok(rows.iter().find_map(|message| match message {
-                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-                _ => None,
+            Ok(rows) => Ok(rows.iter().find_map(|message| {
+                let SimpleQueryMessage::Row(row) = message else { return None };
+                row.get(0).map(str::to_owned)
             })),
             // not known there: CockroachDB and YugabyteDB replicate by themselves
             Err(error) if error.as_db_error().is_some() => Ok(None),

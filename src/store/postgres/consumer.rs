@@ -13,7 +13,7 @@ use super::{
     commit,
     connection::Connection,
     failure::{Failure, before_commit},
-    transaction::{self, Meta},
+    transaction::{self, Meta, guarded},
 };
 use crate::domain::{
     consumer::{Consumer, ConsumerName, Parked, Progress, StreamId},
@@ -167,10 +167,7 @@ async fn change(
     }
     let meta = Meta::read(&meta.map_err(before_commit)?).map_err(Failure::Final)?;
     let heads = transaction::heads(&heads.map_err(before_commit)?).map_err(Failure::Final)?;
-    let known = match is_new {
-        true => None,
-        false => Some(rows.consumer().map_err(Failure::Final)?),
-    };
+    let known = if is_new { None } else { Some(rows.consumer().map_err(Failure::Final)?) };
     let following = Following {
         consumer: known.clone(),
         heads: all_heads(&heads, partitions),
@@ -180,7 +177,14 @@ async fn change(
             suspect: meta.suspect.clone(),
         },
     };
-    match decide(following) {
+    let kept = match guarded(|| decide(following)) {
+        Ok(kept) => kept,
+        Err(failure) => {
+            client.batch_execute("ROLLBACK").await.map_err(before_commit)?;
+            return Err(failure);
+        }
+    };
+    match kept {
         Kept::AsItIs => {
             client.batch_execute("ROLLBACK").await.map_err(before_commit)?;
             return Ok(Done::Yes);
@@ -222,7 +226,9 @@ async fn save(
         .collect();
     if !changed.is_empty() {
         let partitions: Vec<i32> = changed.iter().map(|(at, _)| i32::from(**at)).collect();
-        let positions: Vec<i64> = changed.iter().map(|(_, at)| long(at.acknowledged)).collect();
+        let beyond = |_| Failure::Final(Error::Data("a position beyond any".into()));
+        let positions = changed.iter().map(|(_, at)| i64::try_from(at.acknowledged));
+        let positions: Vec<i64> = positions.collect::<Result<_, _>>().map_err(beyond)?;
         let streams: Vec<Option<Vec<u8>>> =
             changed.iter().map(|(_, at)| at.stream.map(|id| id.0.to_vec())).collect();
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =

@@ -95,9 +95,8 @@ impl Dsn {
         let local = config.get_hosts().iter().all(is_local);
         let tls = match mode.as_deref() {
             Some("disable") => None,
-            Some("verify-full") => Some(files),
             None if local => None,
-            None => Some(files),
+            None | Some("verify-full") => Some(files),
             Some(other) => return Err(DsnError::UncheckedTls(other.to_owned())),
         };
         config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });

@@ -16,7 +16,7 @@ const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
 /// What a program must at least know to use a database that this one has migrated.
 const LEAST: i32 = 1;
 /// For losing races.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The newest schema this program knows.
 pub(super) fn newest() -> i32 {

@@ -241,9 +241,10 @@ impl Postgres {
     async fn look<T: Default + Send + 'static>(
         &self,
         wanted: Wanted,
+        although_suspect: bool,
         read: impl FnMut(Known) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let mut look = Look { wanted, read, seen: None };
+        let mut look = Look { wanted, although_suspect, read, seen: None };
         self.run(&mut look).await?;
         Ok(look.seen.unwrap_or_default())
     }
@@ -380,6 +381,8 @@ async fn commit(connection: &connection::Connection) -> Result<(), Failure> {
 /// A batch that only reads.
 struct Look<T, F> {
     wanted: Wanted,
+    /// Of payments: people look at them also while nothing may be decided.
+    although_suspect: bool,
     read: F,
     seen: Option<T>,
 }
@@ -401,6 +404,10 @@ impl<T: Send, F: FnMut(Known) -> T + Send> Batch for Look<T, F> {
 
     fn deadline(&self) -> Instant {
         Instant::now() + 2 * ROUND_TRIP
+    }
+
+    fn although_suspect(&self) -> bool {
+        self.although_suspect
     }
 }
 
@@ -434,12 +441,12 @@ impl Store for Postgres {
 
     fn payment(&self, key: PaymentKey) -> Pending<'_, Result<Option<Payment>, Error>> {
         let wanted = Wanted { payments: vec![key.clone()], ..Wanted::default() };
-        Box::pin(self.look(wanted, move |mut known| known.payments.remove(&key)))
+        Box::pin(self.look(wanted, true, move |mut known| known.payments.remove(&key)))
     }
 
     fn token(&self, keys: Vec<TokenKey>) -> Pending<'_, Result<Option<Granted>, Error>> {
         let wanted = Wanted { tokens: keys.clone(), ..Wanted::default() };
-        Box::pin(self.look(wanted, move |known| {
+        Box::pin(self.look(wanted, false, move |known| {
             let key = keys.iter().find(|key| known.tokens.contains_key(&key.hash))?;
             let token = known.tokens.get(&key.hash)?.clone();
             let grant = super::record::authorization_key(key, &token);

@@ -15,9 +15,10 @@ use std::{
 
 use futures_util::future;
 use tokio::time;
+use tokio_postgres::Row;
 
 use super::{
-    super::{Batch, Changes, Error, Head, Known, Positioned, Wanted},
+    super::{Batch, Changes, Error, Head, Known, Positioned, Wanted, record::authorization_key},
     Durability, Postgres, WARNED,
     columns::{self, Columns},
     connection::{Connection, Lease},
@@ -48,7 +49,7 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    pub(super) fn read(rows: &[tokio_postgres::Row]) -> Result<Self, Error> {
+    pub(super) fn read(rows: &[Row]) -> Result<Self, Error> {
         let row = rows.first().ok_or(Error::Damaged("meta"))?;
         let mut row = Columns::new(row, "meta");
         Ok(Self {
@@ -64,13 +65,13 @@ impl Meta {
     }
 
     /// Whether anything may be decided.
-    fn check(&self, durability: Durability) -> Result<(), Error> {
+    fn check(&self, durability: Durability, batch: &dyn Batch) -> Result<(), Error> {
         if durability == Durability::Replicated && self.replicated == Some(false) {
             let why = "commits do not wait for a standby now (synchronous_standby_names, synchronous_commit), and \
                  store.durability = \"replicated\"";
             return Err(Error::Unavailable(why.into()));
         }
-        if let Some(why) = &self.suspect {
+        if let Some(why) = self.suspect.as_ref().filter(|_| !batch.although_suspect()) {
             return Err(Error::Suspect(why.clone()));
         }
         if self.filling {
@@ -81,34 +82,27 @@ impl Meta {
     }
 }
 
-/// What one attempt committed.
-struct Committed {
-    heads: Vec<(u16, Head)>,
-}
-
-/// Where an attempt found a token's authorization that it had not locked.
+/// What came of an attempt.
 enum Attempt {
-    Committed(Committed),
-    /// Tokens became known since they were resolved: their authorizations' partitions must be locked as well.
-    LockAlso(BTreeSet<u16>),
+    /// With the heads of its partitions.
+    Committed(Vec<(u16, Head)>),
+    /// A token became known since the tokens were resolved, so its authorization must be locked as well.
+    ResolveAgain,
 }
 
 impl Postgres {
     /// Runs a batch until it is committed, its deadline has passed, or trying again is of no use.
     pub(super) async fn run(&self, batch: &mut dyn Batch) -> Result<(), Error> {
         let deadline = batch.deadline();
-        let mut also = BTreeSet::new();
         let mut pause = Duration::from_millis(2);
         loop {
-            let failure = match self.attempt(batch, deadline, &also).await {
-                Ok(Attempt::Committed(committed)) => {
-                    self.heads.durable(&committed.heads);
+            let failure = match self.attempt(batch, deadline).await {
+                Ok(Attempt::Committed(heads)) => {
+                    self.heads.durable(&heads);
                     return Ok(());
                 }
-                Ok(Attempt::LockAlso(partitions)) => {
-                    also.extend(partitions);
-                    continue;
-                }
+                // what is known stays known, so this does not go on for long
+                Ok(Attempt::ResolveAgain) => continue,
                 Err(failure) => failure,
             };
             if matches!(failure, Failure::Reconnect(_)) {
@@ -125,28 +119,22 @@ impl Postgres {
         }
     }
 
-    async fn attempt(
-        &self,
-        batch: &mut dyn Batch,
-        deadline: Instant,
-        also: &BTreeSet<u16>,
-    ) -> Result<Attempt, Failure> {
+    async fn attempt(&self, batch: &mut dyn Batch, deadline: Instant) -> Result<Attempt, Failure> {
         let wanted = guarded(|| batch.wanted())?;
         let connection = self.lease(deadline).await?;
         let transaction = Transaction { connection, partitions: self.partitions, deadline };
         let before = transaction.connection.warnings();
 
         let resolved = transaction.within(transaction.resolve(&wanted)).await?;
-        let locked = lock_set(&wanted, &resolved, self.partitions, also);
+        let locked = lock_set(&wanted, &resolved, self.partitions);
         let loading = transaction.load(&wanted, &resolved, &locked);
         let loaded = transaction.within(loading).await?;
-        let missing = loaded.unlocked(&locked, self.partitions);
-        if !missing.is_empty() {
+        if loaded.lacks_an_authorization(&wanted) {
             transaction.within(transaction.rollback()).await?;
             transaction.connection.keep();
-            return Ok(Attempt::LockAlso(missing));
+            return Ok(Attempt::ResolveAgain);
         }
-        let refused = loaded.meta.check(self.durability);
+        let refused = loaded.meta.check(self.durability, batch);
         let Loaded { known, heads, .. } = loaded;
         if let Err(error) = refused {
             transaction.within(transaction.rollback()).await?;
@@ -166,12 +154,12 @@ impl Postgres {
             return Err(Failure::Final(Error::CommitUnknown(WARNED.into())));
         }
         transaction.connection.keep();
-        Ok(Attempt::Committed(Committed { heads }))
+        Ok(Attempt::Committed(heads))
     }
 }
 
 /// A panic is one command's defect: the engine looks for the culprit by halves.
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(work))
         .map_err(|_| Failure::Final(Error::Data("a batch panicked".into())))
 }
@@ -181,12 +169,11 @@ fn lock_set(
     wanted: &Wanted,
     resolved: &[AuthorizationKey],
     partitions: Partitions,
-    also: &BTreeSet<u16>,
 ) -> BTreeSet<u16> {
     let payments = wanted.payments.iter().map(|key| key.partition(partitions));
     let tokens = wanted.tokens.iter().map(|key| key.partition(partitions));
     let grants = wanted.authorizations.iter().chain(resolved).map(|key| key.partition(partitions));
-    payments.chain(tokens).chain(grants).chain(also.iter().copied()).collect()
+    payments.chain(tokens).chain(grants).collect()
 }
 
 /// One attempt on a connection of its own.
@@ -204,10 +191,49 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Partitions of authorizations that were loaded and not locked.
-    fn unlocked(&self, locked: &BTreeSet<u16>, partitions: Partitions) -> BTreeSet<u16> {
-        let grants = self.known.authorizations.keys().map(|key| key.partition(partitions));
-        grants.filter(|partition| !locked.contains(partition)).collect()
+    /// Whether a token became known after the tokens were resolved and before they were locked: its authorization was
+    /// neither locked nor loaded then.
+    fn lacks_an_authorization(&self, wanted: &Wanted) -> bool {
+        wanted.tokens.iter().any(|key| {
+            let token = self.known.tokens.get(&key.hash);
+            let grant = token.and_then(|token| authorization_key(key, token));
+            grant.is_some_and(|grant| !self.known.authorizations.contains_key(&grant))
+        })
+    }
+}
+
+/// Rows that were read under the locks.
+struct Rows {
+    lock: Vec<Row>,
+    meta: Vec<Row>,
+    payments: Vec<Row>,
+    grants: Vec<Row>,
+    tokens: Vec<Row>,
+}
+
+impl Rows {
+    fn read(&self, wanted: &Wanted) -> Result<Loaded, Error> {
+        let meta = Meta::read(&self.meta)?;
+        let mut known =
+            Known { onboarding: meta.onboarding, clock: Some(meta.clock), ..Known::default() };
+        for row in &self.payments {
+            let (key, payment) = columns::payment(row)?;
+            known.payments.insert(key, payment);
+        }
+        for row in &self.grants {
+            let (key, grant) = columns::authorization(row)?;
+            known.authorizations.insert(key, grant);
+        }
+        let wallets: HashMap<TokenHash, _> =
+            wanted.tokens.iter().map(|key| (key.hash, &key.psp)).collect();
+        for row in &self.tokens {
+            let (key, token) = columns::token(row)?;
+            if wallets.get(&key.hash) != Some(&&key.psp) {
+                return Err(Error::Damaged("token"));
+            }
+            known.tokens.insert(key.hash, token);
+        }
+        Ok(Loaded { known, meta, heads: heads(&self.lock)? })
     }
 }
 
@@ -271,24 +297,22 @@ impl Transaction {
         let lock = async { client.query(&statements.lock_heads, &[&partitions]).await };
         let meta = client.query(&statements.read_meta, &[]);
         let payments = async {
-            match payment_psps.is_empty() {
-                true => Ok(Vec::new()),
-                false => {
-                    client.query(&statements.load_payments, &[&payment_psps, &payment_ids]).await
-                }
+            if payment_psps.is_empty() {
+                return Ok(Vec::new());
             }
+            client.query(&statements.load_payments, &[&payment_psps, &payment_ids]).await
         };
         let grants = async {
-            match grant_psps.is_empty() {
-                true => Ok(Vec::new()),
-                false => client.query(&statements.load_grants, &[&grant_psps, &grant_ids]).await,
+            if grant_psps.is_empty() {
+                return Ok(Vec::new());
             }
+            client.query(&statements.load_grants, &[&grant_psps, &grant_ids]).await
         };
         let tokens = async {
-            match hashes.is_empty() {
-                true => Ok(Vec::new()),
-                false => client.query(&statements.load_tokens, &[&hashes]).await,
+            if hashes.is_empty() {
+                return Ok(Vec::new());
             }
+            client.query(&statements.load_tokens, &[&hashes]).await
         };
         // polled in this order, and so sent in it, all before the first answer
         let ((begin, lock, meta), (payments, grants, tokens)) =
@@ -296,48 +320,14 @@ impl Transaction {
                 .await;
         begin.map_err(before_commit)?;
         let lock = lock.map_err(before_commit)?;
-        let rows = (
-            meta.map_err(before_commit)?,
-            payments.map_err(before_commit)?,
-            grants.map_err(before_commit)?,
-            tokens.map_err(before_commit)?,
-        );
-        self.read(wanted, &lock, &rows).map_err(Failure::Final)
-    }
-
-    #[expect(clippy::type_complexity, reason = "rows of meta, payments, grants, tokens")]
-    fn read(
-        &self,
-        wanted: &Wanted,
-        lock: &[tokio_postgres::Row],
-        (meta, payments, grants, tokens): &(
-            Vec<tokio_postgres::Row>,
-            Vec<tokio_postgres::Row>,
-            Vec<tokio_postgres::Row>,
-            Vec<tokio_postgres::Row>,
-        ),
-    ) -> Result<Loaded, Error> {
-        let meta = Meta::read(meta)?;
-        let mut known =
-            Known { onboarding: meta.onboarding, clock: Some(meta.clock), ..Known::default() };
-        for row in payments {
-            let (key, payment) = columns::payment(row)?;
-            known.payments.insert(key, payment);
-        }
-        for row in grants {
-            let (key, grant) = columns::authorization(row)?;
-            known.authorizations.insert(key, grant);
-        }
-        let wallets: HashMap<TokenHash, _> =
-            wanted.tokens.iter().map(|key| (key.hash, &key.psp)).collect();
-        for row in tokens {
-            let (key, token) = columns::token(row)?;
-            if wallets.get(&key.hash) != Some(&&key.psp) {
-                return Err(Error::Damaged("token"));
-            }
-            known.tokens.insert(key.hash, token);
-        }
-        Ok(Loaded { known, meta, heads: heads(lock)? })
+        let rows = Rows {
+            lock,
+            meta: meta.map_err(before_commit)?,
+            payments: payments.map_err(before_commit)?,
+            grants: grants.map_err(before_commit)?,
+            tokens: tokens.map_err(before_commit)?,
+        };
+        rows.read(wanted).map_err(Failure::Final)
     }
 
     async fn rollback(&self) -> Result<(), Failure> {
@@ -375,10 +365,10 @@ impl Transaction {
             connection.client.batch_execute("SET LOCAL statement_timeout = 0").await
         };
         let heads_saved = async {
-            match nothing {
-                true => Ok(()),
-                false => write::heads(connection, &positions).await,
+            if nothing {
+                return Ok(());
             }
+            write::heads(connection, &positions).await
         };
         let commit = connection.client.batch_execute("COMMIT");
         let writes = future::join5(
@@ -413,7 +403,7 @@ fn hashes(wanted: &Wanted) -> Vec<&[u8]> {
 }
 
 /// Rows of partitions with their heads.
-pub(super) fn heads(rows: &[tokio_postgres::Row]) -> Result<BTreeMap<u16, Head>, Error> {
+pub(super) fn heads(rows: &[Row]) -> Result<BTreeMap<u16, Head>, Error> {
     let read = |row| {
         let mut row = Columns::new(row, "partition_head");
         let partition = row.partition()?;

@@ -170,21 +170,10 @@ impl Postgres {
 
     /// Writes a page, once the store is marked as one that is being filled.
     async fn start_filling(&self, page: &Page) -> Result<(), Error> {
-        const FRESH: &str = "SELECT filling OR (epoch = 1 AND onboarding
-             AND NOT EXISTS (SELECT 1 FROM partition_head WHERE turn > 0)
-             AND NOT EXISTS (SELECT 1 FROM payment) AND NOT EXISTS (SELECT 1 FROM grants)
-             AND NOT EXISTS (SELECT 1 FROM token) AND NOT EXISTS (SELECT 1 FROM event)
-             AND NOT EXISTS (SELECT 1 FROM consumer)) FROM meta WHERE only_row = 1 FOR UPDATE";
         on_connection!(self, connection => {
             let client = &connection.client;
             client.batch_execute("BEGIN").await.map_err(before_commit)?;
-            let fresh = client.query_one(FRESH, &[]).await.map_err(before_commit)?;
-            if !fresh.try_get::<_, bool>(0).map_err(before_commit)? {
-                let why = "the store is in use already: only a fresh one can be filled";
-                return Err(Failure::Final(Error::Data(why.into())));
-            }
-            let mark = "UPDATE meta SET filling = true WHERE only_row = 1";
-            client.batch_execute(mark).await.map_err(before_commit)?;
+            mark_filling(connection).await?;
             let written = match page {
                 Page::Payments(rows) => write::payments(connection, rows).await,
                 Page::Authorizations(rows) => write::grants(connection, rows).await,
@@ -206,15 +195,14 @@ impl Postgres {
         on_connection!(self, connection => {
             let client = &connection.client;
             client.batch_execute("BEGIN").await.map_err(before_commit)?;
-            let suspect = standing.suspect.as_ref().map(|why| why.as_bytes());
+            mark_filling(connection).await?;
+            check_events(connection, &heads).await?;
+            let suspect = standing.suspect.as_ref().map(String::as_bytes);
             let values: [&(dyn ToSql + Sync); 3] =
                 [&long(standing.epoch), &standing.onboarding, &suspect];
             let sql = "UPDATE meta SET epoch = $1, onboarding = $2, suspect = $3, filling = false
-                 WHERE only_row = 1 AND filling";
-            if client.execute(sql, &values).await.map_err(before_commit)? == 0 {
-                let why = "the store is not being filled";
-                return Err(Failure::Final(Error::Data(why.into())));
-            }
+                 WHERE only_row = 1";
+            client.execute(sql, &values).await.map_err(before_commit)?;
             let partitions: Vec<i32> = (0..self.partitions.count()).map(i32::from).collect();
             let positions: Vec<i64> = heads.iter().map(|head| long(head.position)).collect();
             let purged: Vec<i64> = heads.iter().map(|head| long(head.purged)).collect();
@@ -229,6 +217,54 @@ impl Postgres {
             commit(connection).await
         })
     }
+}
+
+/// Refuses a store that is not fresh, and marks one that is.
+async fn mark_filling(connection: &Connection) -> Result<(), Failure> {
+    // a decision turns its partitions' heads, and nothing that was decided is ever deleted
+    const FRESH: &str =
+        "SELECT filling OR (NOT EXISTS (SELECT 1 FROM partition_head WHERE turn > 0)
+         AND NOT EXISTS (SELECT 1 FROM payment) AND NOT EXISTS (SELECT 1 FROM grants)
+         AND NOT EXISTS (SELECT 1 FROM token) AND NOT EXISTS (SELECT 1 FROM event)
+         AND NOT EXISTS (SELECT 1 FROM consumer)) FROM meta WHERE only_row = 1 FOR UPDATE";
+    let client = &connection.client;
+    let fresh = client.query_one(FRESH, &[]).await.map_err(before_commit)?;
+    if !fresh.try_get::<_, bool>(0).map_err(before_commit)? {
+        let why = "this store is in use already; only a fresh one can be filled";
+        return Err(Failure::Final(Error::Data(why.into())));
+    }
+    let mark = "UPDATE meta SET filling = true WHERE only_row = 1";
+    client.batch_execute(mark).await.map_err(before_commit)
+}
+
+/// A head without its events would be a gap for ever.
+async fn check_events(connection: &Connection, heads: &[Head]) -> Result<(), Failure> {
+    let sql =
+        "SELECT partition, count(*), min(position), max(position) FROM event GROUP BY partition";
+    let rows = connection.client.query(sql, &[]).await.map_err(before_commit)?;
+    let mut present = std::collections::BTreeMap::new();
+    for row in &rows {
+        let mut row = Columns::new(row, "event");
+        let read = |row: &mut Columns<'_>| {
+            Ok((row.partition()?, (row.position()?, row.position()?, row.position()?)))
+        };
+        let (partition, range) = read(&mut row).map_err(Failure::Final)?;
+        present.insert(partition, range);
+    }
+    for (partition, head) in (0u16..).zip(heads) {
+        let wanted = match head.position.saturating_sub(head.purged) {
+            0 => None,
+            count => Some((count, head.purged.saturating_add(1), head.position)),
+        };
+        if present.get(&partition) != wanted.as_ref() {
+            let missing = format!(
+                "partition {partition} ends at {} and is purged to {}, and its events are not all here; fill them first",
+                head.position, head.purged
+            );
+            return Err(Failure::Final(Error::Data(missing.into())));
+        }
+    }
+    Ok(())
 }
 
 fn due(payment: &crate::domain::payment::Payment) -> Option<crate::domain::amount::Amount> {

@@ -24,8 +24,12 @@ type Column = Box<dyn tokio_postgres::types::ToSql + Sync + Send>;
 /// One array a column.
 macro_rules! columns {
     ($rows:expr; $($column:expr),+ $(,)?) => {
-        [$(Box::new($rows.iter().map($column).collect::<Vec<_>>()) as Column),+]
+        [$(column($rows.iter().map($column).collect::<Vec<_>>())),+]
     };
+}
+
+fn column(values: impl tokio_postgres::types::ToSql + Sync + Send + 'static) -> Column {
+    Box::new(values)
 }
 
 /// The last of each key: one statement cannot change a row twice.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
-    super::{Error, Standing, StandingChange},
+    super::{Batch, Error, Standing, StandingChange},
     chain::Kind,
     failed, guard,
     write::Write,
@@ -95,11 +95,21 @@ fn suspect(connection: &Connection) -> Result<Option<String>, Error> {
 
 /// Refuses a store that must not decide or tell that a token is active; the caller has a snapshot.
 pub(super) fn admit(connection: &Connection) -> Result<(), Error> {
+    filled(connection)?;
+    suspect(connection)?.map_or(Ok(()), |why| Err(Error::Suspect(why)))
+}
+
+/// The same for a batch, which may be one that mends a suspect store.
+pub(super) fn admit_batch(connection: &Connection, batch: &dyn Batch) -> Result<(), Error> {
+    if batch.although_suspect() { filled(connection) } else { admit(connection) }
+}
+
+fn filled(connection: &Connection) -> Result<(), Error> {
     if Entry::Filling.get(connection).map_err(failed)? != 0 {
         let filling = "it is being filled from another store; end that with its take-over";
         return Err(Error::Unavailable(filling.into()));
     }
-    suspect(connection)?.map_or(Ok(()), |why| Err(Error::Suspect(why)))
+    Ok(())
 }
 
 /// Changes what holds, dated in the journal. A change that is there already changes nothing; a new epoch always begins.

@@ -99,6 +99,13 @@ impl Writer {
     }
 }
 
+/// Whoever drops the store without closing it must not leave a thread that writes on while somebody else opens the file.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// Stands in for a batch that went down with the writer.
 struct Lost;
 
@@ -205,7 +212,7 @@ fn run(mut desk: Desk, inbox: &mpsc::Receiver<Job>) {
 }
 
 fn commit(write: &mut Write<'_>, batch: &mut dyn Batch) -> Result<(), Error> {
-    standing::admit(write.sql)?;
+    standing::admit_batch(write.sql, batch)?;
     let known = load(write.sql, batch.wanted())?;
     let changes = batch.decide(known);
     save(write, &changes)
