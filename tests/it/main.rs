@@ -36,5 +36,6 @@ mod properties;
 mod replicas;
 mod secrets;
 mod signatures;
+mod sqlite_files;
 mod store_contract;
 mod values;
