@@ -22,6 +22,7 @@ mod crash;
 mod decisions;
 mod drain;
 mod engine;
+mod failover;
 mod grpc_front;
 mod harness_works;
 mod history;
