@@ -22,6 +22,7 @@ use tonic::{
 };
 
 use crate::{
+    follower::Follower,
     harness::{
         PATIENCE, eventually,
         grpc::{
@@ -37,7 +38,6 @@ use crate::{
     },
     history,
     oracle::{Money, Text},
-    replicas::events_of,
 };
 
 const CALLERS: usize = 32;
@@ -299,6 +299,8 @@ fn no_answered_success_is_lost_by_a_failover_and_cancels_go_on_by_themselves() {
         };
         replicas.iter().map(connect).collect::<Vec<Channel>>()
     };
+    let addresses: Vec<_> = replicas.iter().map(|replica| replica.ports().grpc).collect();
+    let follower = Follower::start(&runtime, addresses.len(), move |replica| addresses[replica]);
     let callers: Vec<_> = (0..CALLERS)
         .map(|caller| runtime.spawn(Arc::clone(&heard).call(caller * 1_000_003, channels())))
         .collect();
@@ -363,7 +365,7 @@ fn no_answered_success_is_lost_by_a_failover_and_cancels_go_on_by_themselves() {
     for (grant, _) in heard.tokens.lock().expect("no panic").values() {
         expected.insert(("AuthorizationRevoked", grant.id.clone()), None);
     }
-    let events = events_of(&cluster(&["events"]));
+    let events = follower.finish(&runtime, expected.len());
     history::check_events(&events, &expected).unwrap_or_else(|told| panic!("{told}"));
     println!(
         "{} events, {} successes, all of them remembered by both",

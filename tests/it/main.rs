@@ -24,6 +24,7 @@ mod drain;
 mod engine;
 mod failover;
 mod feed;
+mod follower;
 mod grpc_front;
 mod harness_works;
 mod history;

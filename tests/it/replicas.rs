@@ -16,7 +16,6 @@ use std::{
 };
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
-use rusqlite::{Connection, OpenFlags};
 use tokio::{runtime::Runtime, task::JoinSet};
 use tonic::{
     Code, Status,
@@ -24,6 +23,7 @@ use tonic::{
 };
 
 use crate::{
+    follower::Follower,
     harness::{
         PATIENCE,
         grpc::wire::{
@@ -39,7 +39,7 @@ use crate::{
         service::{Options, Service},
         unique,
     },
-    history::{self, Answer, Command, Event, OLD, Operation, PAYMENT},
+    history::{self, Answer, Command, OLD, Operation, PAYMENT},
     oracle::{self, Money, NewToken, Text, Told},
 };
 
@@ -669,8 +669,8 @@ fn seconds() -> u64 {
     set.map_or(8, |text| text.parse().expect("ALIPAYPLUS_CANCEL_TESTS_RACE_S: whole seconds"))
 }
 
-/// Runs the race and checks all of it; `events` tells all that was announced, once it is quiet.
-fn race(replicas: &mut [Service], events: impl FnOnce(&[Service]) -> Vec<Event>) {
+/// Runs the race and checks all of it.
+fn race(replicas: &mut [Service]) {
     let length = Duration::from_secs(seconds());
     let every = if length > Duration::from_secs(30) {
         Duration::from_secs(5)
@@ -679,6 +679,9 @@ fn race(replicas: &mut [Service], events: impl FnOnce(&[Service]) -> Vec<Event>)
     };
     let runtime = Runtime::new().expect("a runtime");
     let race = Arc::new(Race::new(replicas, length));
+    let places = Arc::clone(&race);
+    let at = move |replica| places.place(replica).address;
+    let follower = Follower::start(&runtime, replicas.len(), at);
     let callers: Vec<_> =
         (0..CALLERS).map(|caller| runtime.spawn(Arc::clone(&race).call(caller))).collect();
     let faults = trouble(&race, replicas, every);
@@ -715,7 +718,8 @@ fn race(replicas: &mut [Service], events: impl FnOnce(&[Service]) -> Vec<Event>)
     for key in &keys {
         expected.extend(announcements(key));
     }
-    history::check_events(&events(replicas), &expected).unwrap_or_else(|told| panic!("{told}"));
+    let events = follower.finish(&runtime, expected.len());
+    history::check_events(&events, &expected).unwrap_or_else(|told| panic!("{told}"));
     for replica in replicas {
         assert!(!replica.stderr().contains(MARK), "invariant 12: a token in the log");
     }
@@ -821,66 +825,12 @@ fn report(keys: &[Arc<Key>], faults: &Faults, replicas: usize, ran: Duration, ch
     }
 }
 
-/// The events in the file of a service that has ended.
-fn events_in_file(replicas: &[Service]) -> Vec<Event> {
-    let path = replicas[0].db_path();
-    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
-    let database = database.expect("a database");
-    let mut select = database
-        .prepare(
-            "SELECT partition, position, kind, subject_id, amount FROM event \
-             ORDER BY partition, position",
-        )
-        .expect("events");
-    let rows = select.query_map([], |row| {
-        let kind: u8 = row.get(2)?;
-        let subject: String = row.get(3)?;
-        let amount: Option<i64> = row.get(4)?;
-        let kind =
-            ["PaymentCancelled", "FundReturnDue", "AuthorizationRevoked"][usize::from(kind) - 1];
-        Ok(Event {
-            partition: row.get(0)?,
-            position: row.get::<_, i64>(1)?.try_into().expect("positive"),
-            // it is worked out by who serves it
-            id: format!("{kind} {subject}"),
-            kind,
-            subject,
-            amount: amount.map(|value| (value.try_into().expect("positive"), "EUR")),
-        })
-    });
-    rows.expect("events").collect::<Result<_, _>>().expect("events")
-}
-
-/// What [`events_of`] reads.
-const EVENTS: &str = "SELECT partition, position, kind, convert_from(subject_id, 'UTF8'), amount \
-                      FROM event ORDER BY partition, position";
-
-/// The events as `psql` tells them.
-pub fn events_of(rows: &str) -> Vec<Event> {
-    rows.lines()
-        .map(|row| {
-            let columns: Vec<&str> = row.split('|').collect();
-            let [partition, position, kind, subject, amount] = columns[..] else { panic!("{row}") };
-            let kind: usize = kind.parse().expect("a kind");
-            let kind = ["PaymentCancelled", "FundReturnDue", "AuthorizationRevoked"][kind - 1];
-            Event {
-                partition: partition.parse().expect("a number"),
-                position: position.parse().expect("a number"),
-                id: format!("{kind} {subject}"),
-                kind,
-                subject: subject.to_owned(),
-                amount: amount.parse().ok().map(|amount| (amount, "EUR")),
-            }
-        })
-        .collect()
-}
-
 #[test]
 fn callers_who_race_at_two_replicas_on_postgresql_see_one_order_and_every_invariant() {
     let Some(postgres) = postgres::or_skip() else { return };
     let url = postgres.fresh_database();
     let mut replicas = [(); 2].map(|()| Service::start(Options::on(&url)));
-    race(&mut replicas, |_| events_of(&postgres.psql(&url, EVENTS)));
+    race(&mut replicas);
     let dump = postgres.dump(&url);
     assert!(dump.contains("INSERT INTO public.token"), "it is looked through");
     let marks = [MARK.to_owned(), MARK.bytes().map(|byte| format!("{byte:02x}")).collect()];
@@ -891,7 +841,7 @@ fn callers_who_race_at_two_replicas_on_postgresql_see_one_order_and_every_invari
 
 #[test]
 fn callers_who_race_while_the_embedded_store_is_killed_see_one_order_and_every_invariant() {
-    race(&mut [Service::start(Options::embedded())], events_in_file);
+    race(&mut [Service::start(Options::embedded())]);
 }
 
 // ---------------------------------------------------------------- the token race
