@@ -114,3 +114,67 @@ pub(super) fn append(connection: &Connection, changed: Changed) -> rusqlite::Res
     connection.prepare_cached(INSERT)?.execute(params![link.id, changes, link.hash])?;
     Ok(link)
 }
+
+/// How many rows are kept: an anchor is never further behind, and people who compare two copies of a store see how they
+/// hang together.
+const KEPT: i64 = 4_096;
+
+/// Removes rows that no anchor can name any more, once it is worth a commit.
+pub(super) fn prune(connection: &Connection, synced: Link) -> rusqlite::Result<()> {
+    let oldest: i64 = connection
+        .prepare_cached("SELECT id FROM chain ORDER BY id LIMIT 1")?
+        .query_row([], |row| row.get(0))?;
+    let keep = synced.id.saturating_sub(KEPT);
+    if keep.saturating_sub(oldest) > KEPT {
+        connection.execute("DELETE FROM chain WHERE id < ?1", [keep])?;
+    }
+    Ok(())
+}
+
+/// Compares every row with the one before; answers how many were compared, or the first that does not fit.
+pub(super) fn walk(connection: &Connection) -> rusqlite::Result<Result<u64, i64>> {
+    let mut select = connection.prepare("SELECT id, changes, hash FROM chain ORDER BY id")?;
+    let mut rows = select.query([])?;
+    let (mut before, mut compared): (Option<Link>, u64) = (None, 0);
+    while let Some(row) = rows.next()? {
+        let (link, changes) = (Link { id: row.get(0)?, hash: row.get(2)? }, row.get(1)?);
+        if before.is_some_and(|before| before.next(&changes) != link) {
+            return Ok(Err(link.id));
+        }
+        compared = compared.saturating_add(u64::from(before.is_some()));
+        before = Some(link);
+    }
+    Ok(Ok(compared))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pruning_keeps_what_an_anchor_may_name_and_the_rest_hangs_together() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(include_str!("schema_1.sql")).unwrap();
+        connection.execute_batch(include_str!("schema_2.sql")).unwrap();
+        let count = || -> i64 {
+            connection.query_row("SELECT count(*) FROM chain", [], |row| row.get(0)).unwrap()
+        };
+        let mut links = vec![head(&connection).unwrap()];
+        for nth in 0..3 * KEPT {
+            let mut changed = Changed::nothing();
+            changed.row(Kind::Payment, nth);
+            links.push(append(&connection, changed).unwrap());
+        }
+        let link = |id: i64| links[usize::try_from(id).unwrap()];
+        // an anchor that was not synced for long keeps everything behind it
+        for (synced, kept) in [(0, 3 * KEPT + 1), (2 * KEPT, 3 * KEPT + 1), (3 * KEPT, KEPT + 1)] {
+            prune(&connection, link(synced)).unwrap();
+            assert_eq!(count(), kept);
+            let hash = "SELECT hash FROM chain WHERE id = ?1";
+            let hash: [u8; 32] = connection.query_row(hash, [synced], |row| row.get(0)).unwrap();
+            assert_eq!(hash, link(synced).hash);
+        }
+        assert_eq!(walk(&connection).unwrap(), Ok(u64::try_from(KEPT).unwrap()));
+        assert_eq!(head(&connection).unwrap(), link(3 * KEPT));
+    }
+}

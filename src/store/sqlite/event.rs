@@ -7,7 +7,6 @@ use super::{
     chain::Kind,
     failed,
     row::{self, Columns},
-    standing,
     write::Write,
 };
 use crate::domain::{event::Event, time::Timestamp};
@@ -20,6 +19,9 @@ macro_rules! columns {
          cause, decided_at, result, pass_through_info, trace, checksum"
     };
 }
+
+/// Every row, for [`read`].
+pub(super) const ALL: &str = concat!("SELECT ", columns!(), " FROM event");
 
 /// Writes events, each at the next position of its partition.
 pub(super) fn append(write: &mut Write<'_>, events: &[Event]) -> Result<(), Error> {
@@ -102,7 +104,7 @@ pub(super) fn page(
     row::all(select, TABLE, params![behind.partition, position, limit], read)
 }
 
-fn read(row: &mut Columns<'_>) -> Result<Positioned, Error> {
+pub(super) fn read(row: &mut Columns<'_>) -> Result<Positioned, Error> {
     let record = EventRecord {
         partition: row.get()?,
         position: row.get()?,
@@ -144,7 +146,6 @@ pub(super) fn purge(
          ORDER BY position LIMIT ?3";
     const DELETE: &str = "DELETE FROM event WHERE partition = ?1 AND position <= ?2";
     const MOVE: &str = "UPDATE partition_head SET purged = ?2 WHERE partition = ?1";
-    standing::admit(write.sql)?;
     let mut removed = 0u64;
     for place in upto {
         let left = u64::from(limit).saturating_sub(removed);

@@ -79,6 +79,13 @@ pub(super) fn run(
     Ok(())
 }
 
+/// Whether a file is ours and has a chain over its commits: it came with schema 2.
+pub(super) fn has_chain(connection: &Connection) -> rusqlite::Result<bool> {
+    let application: i32 = pragma(connection, "application_id")?;
+    let schema: u32 = pragma(connection, "user_version")?;
+    Ok(application == APPLICATION_ID && schema >= 2)
+}
+
 /// Whether a file is some other program's; an empty one is nobody's.
 pub(super) fn is_foreign(connection: &Connection) -> rusqlite::Result<bool> {
     let application: i32 = pragma(connection, "application_id")?;

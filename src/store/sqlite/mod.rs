@@ -4,9 +4,13 @@
 //! commits only. Only the writer checkpoints, while nothing waits for it. An I/O error ends the process at once: after
 //! a failed fsync nobody knows what the disk holds, and trying again would only hide it.
 
+mod anchor;
+mod backup;
 mod chain;
+mod check;
 mod consumer;
 mod event;
+mod guard;
 mod migrate;
 mod payment;
 mod row;
@@ -23,10 +27,14 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
 use tokio::{sync::Semaphore, task};
 
-use self::write::Write;
+pub use self::{
+    backup::BackupError,
+    check::{Checked, Progress},
+};
+use self::{standing::Entry, write::Write};
 
 use super::{
     Backlog, Batch, Cursor, Error, Follow, Granted, Head, Outstanding, OutstandingPayment, Page,
@@ -98,6 +106,28 @@ pub enum OpenError {
         /// What the command needs.
         known: u32,
     },
+    /// The last of its commits are gone.
+    #[error(
+        "the database {path} ends with commit {last}, and its anchor notes commit {noted}: commits that may have been answered are lost (its log is missing, cut or damaged, or it is an older copy); keep a copy of all its files, then put back a complete set, or, if there is none, move {path}.anchor away: the store then opens as suspect and decides nothing until `reconcile`"
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// The last commit it has.
+        last: i64,
+        /// The last commit it had.
+        noted: i64,
+    },
+    /// Database and anchor are not of one history.
+    #[error(
+        "the database {path} and its anchor differ about commit {noted}, so they are not of the same moment or not of the same store; keep a copy of all files, then put back a complete set, or, if there is none, move {path}.anchor away: the store then opens as suspect and decides nothing until `reconcile`"
+    )]
+    OtherHistory {
+        /// The file.
+        path: PathBuf,
+        /// The last commit of the anchor.
+        noted: i64,
+    },
     /// It was made with another number of partitions.
     #[error(
         "the database {path} has {found} partitions and the settings say {wanted}; the number is fixed at the first start, so set store.partitions = {found}"
@@ -130,6 +160,7 @@ pub struct Sqlite {
     readers: Arc<Mutex<Vec<Connection>>>,
     /// Reads at once.
     reading: Arc<Semaphore>,
+    stopped_uncleanly: bool,
     /// Held as long as the store is open: one process at a time.
     _lock: File,
 }
@@ -146,19 +177,37 @@ impl Sqlite {
         partitions: Partitions,
         hash_keys: &HashKeyFingerprints,
     ) -> Result<(Self, usize), OpenError> {
+        let sqlite = |source| opening(path, source);
         let lock = lock(path)?;
         make(path)?;
-        let mut connection = connect(path).map_err(|source| opening(path, source))?;
+        let mut connection = connect(path).map_err(sqlite)?;
+        // a database that is refused keeps its log, in which people may look for what is lost
+        keep_log(&connection, true).map_err(sqlite)?;
+        if migrate::has_chain(&connection).map_err(sqlite)? {
+            guard::examine(&connection, path)?;
+        }
         migrate::run(&mut connection, path, partitions)?;
-        make_durable(&connection).map_err(|source| opening(path, source))?;
+        let doubt = guard::examine(&connection, path)?;
+        make_durable(&connection).map_err(sqlite)?;
+        keep_log(&connection, false).map_err(sqlite)?;
+        let anchor = guard::moor(&mut connection, path, partitions, doubt)?;
         let primary = migrate::admit_hash_keys(&mut connection, path, hash_keys)?;
-        let writer = writer::Writer::start(connection, partitions)
+        let stopped_uncleanly = Entry::Running.get(&connection).map_err(sqlite)? != 0;
+        Entry::Running.set(&connection, 1).map_err(sqlite)?;
+        let desk = writer::Desk::new(path, connection, partitions, anchor);
+        let writer = writer::Writer::start(desk)
             .map_err(|source| OpenError::Open { path: path.to_owned(), source: source.into() })?;
         let (readers, reading) = (Arc::default(), Arc::new(Semaphore::new(READS_MAX)));
-        Ok((
-            Self { path: path.to_owned(), partitions, writer, readers, reading, _lock: lock },
-            primary,
-        ))
+        let path = path.to_owned();
+        let store =
+            Self { path, partitions, writer, readers, reading, stopped_uncleanly, _lock: lock };
+        Ok((store, primary))
+    }
+
+    /// Whether the process that had it open before did not close it: it was killed, or the machine stopped. Nothing is
+    /// lost by that; it is the time to [`check`](Self::check) what no start can see.
+    pub fn stopped_uncleanly(&self) -> bool {
+        self.stopped_uncleanly
     }
 
     /// Waits for the writer to end: everything accepted before is committed or refused when this returns.
@@ -179,12 +228,45 @@ impl Sqlite {
             let missing = "there is no such file; the service makes it at its first start";
             return Err(OpenError::Open { path: path.to_owned(), source: missing.into() });
         }
-        let mut connection = connect(path).map_err(|source| opening(path, source))?;
+        let sqlite = |source| opening(path, source);
+        let mut connection = connect(path).map_err(sqlite)?;
         let partitions = migrate::belongs(&connection, path)?;
+        // while no service runs, nobody has looked yet whether all commits are here: a copy must become suspect before
+        // it can be reconciled
+        let _lock = match lock(path) {
+            Ok(lock) => {
+                keep_log(&connection, true).map_err(sqlite)?;
+                let doubt = guard::examine(&connection, path)?;
+                make_durable(&connection).map_err(sqlite)?;
+                keep_log(&connection, false).map_err(sqlite)?;
+                guard::moor(&mut connection, path, partitions, doubt)?;
+                Some(lock)
+            }
+            Err(OpenError::InUse(_)) => None,
+            Err(error) => return Err(error),
+        };
         let change = |write: &mut Write<'_>| standing::change(write, change, standing::now());
         let written = write::transaction(&mut connection, partitions, change)
             .map_err(|source| OpenError::Open { path: path.to_owned(), source: source.into() })?;
         Ok(written.answer)
+    }
+
+    /// Copies the database of a running or a stopped store to a file that is not there yet; never overwrites one.
+    ///
+    /// The copy is one file, durable and checked when this returns. Opened as a store it is suspect until it is
+    /// reconciled, because it lacks what was decided since. A long copy keeps the log of a busy service long.
+    pub fn backup(
+        path: &Path,
+        to: &Path,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<(), BackupError> {
+        backup::backup(path, to, &mut progress)
+    }
+
+    /// Reads everything in the database of a running or a stopped store and compares it with its checksums, the chain of
+    /// commits and the anchor; changes nothing. A long check keeps the log of a busy service long.
+    pub fn check(path: &Path, mut progress: impl FnMut(Progress)) -> Result<Checked, OpenError> {
+        check::check(path, &mut progress)
     }
 
     /// Runs a query on a reader's snapshot taken now.
@@ -203,7 +285,7 @@ impl Sqlite {
                 Some(connection) => connection,
                 None => connect_reader(&path).map_err(failed)?,
             };
-            let answer = query(&connection);
+            let answer = query(&connection).map_err(|error| unless_disk_failed(error, &path));
             let mut readers = readers.lock().unwrap_or_else(PoisonError::into_inner);
             if readers.len() < READERS_KEPT {
                 readers.push(connection);
@@ -223,6 +305,13 @@ impl Sqlite {
             queries(&snapshot)
         })
         .await
+    }
+}
+
+impl Drop for Sqlite {
+    /// The lock must not go before the writer does: whoever opens the store next would meet it.
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -383,6 +472,11 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Whether the log stays when the last connection closes; else it is moved into the database and removed.
+fn keep_log(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map(drop)
+}
+
 fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -406,10 +500,9 @@ fn opening(path: &Path, source: rusqlite::Error) -> OpenError {
     }
 }
 
-/// What a failure before COMMIT means. An I/O error does not return.
+/// What a failure before COMMIT means.
 fn failed(source: rusqlite::Error) -> Error {
     match source.sqlite_error_code() {
-        Some(ErrorCode::SystemIoFailure) if disk_failed(&source) => die(&source),
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             Error::Damaged("database page")
         }
@@ -418,6 +511,21 @@ fn failed(source: rusqlite::Error) -> Error {
         }
         _ => Error::Unavailable(source.into()),
     }
+}
+
+/// Gives an error back, unless it says that the disk failed: then it does not return.
+fn unless_disk_failed(error: Error, path: &Path) -> Error {
+    let (Error::Unavailable(source) | Error::CommitUnknown(source)) = &error else { return error };
+    let Some(source) = source.downcast_ref::<rusqlite::Error>() else { return error };
+    if !disk_failed(source) {
+        return error;
+    }
+    // a file system that became read-only refuses a write and forgets nothing that was synced before
+    let refused = source.sqlite_error().map(|error| error.extended_code);
+    if refused == Some(ffi::SQLITE_IOERR_WRITE) && anchor::is_read_only(path) {
+        return Error::Unavailable("the disk is read-only".into());
+    }
+    die(source)
 }
 
 /// Whether an I/O error is the disk's. The index of the WAL is shared memory beside the database: where it cannot grow,

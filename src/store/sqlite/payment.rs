@@ -33,6 +33,10 @@ macro_rules! outstanding {
     };
 }
 
+/// Every row, for [`keyed`].
+pub(super) const ALL: &str =
+    concat!("SELECT psp_id, payment_request_id, ", columns!(), " FROM payment");
+
 pub(super) fn load(connection: &Connection, key: &PaymentKey) -> Result<Option<Payment>, Error> {
     const SELECT: &str = concat!(
         "SELECT ",
@@ -107,7 +111,7 @@ pub(super) fn outstanding(
     })
 }
 
-fn keyed(row: &mut Columns<'_>) -> Result<(PaymentKey, Payment), Error> {
+pub(super) fn keyed(row: &mut Columns<'_>) -> Result<(PaymentKey, Payment), Error> {
     let psp = row.parsed(|text| PspId::parse(text).ok())?;
     let payment_request = row.parsed(|text| PaymentRequestId::parse(text).ok())?;
     let key = PaymentKey { psp, payment_request };

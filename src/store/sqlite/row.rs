@@ -15,7 +15,7 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn new(row: &'a Row<'a>, table: &'static str) -> Self {
+    pub(super) fn new(row: &'a Row<'a>, table: &'static str) -> Self {
         Self { row, next: 0, table }
     }
 

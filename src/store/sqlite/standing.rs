@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::{
     super::{Batch, Error, Standing, StandingChange},
     chain::Kind,
-    failed,
+    failed, guard,
     write::Write,
 };
 use crate::domain::time::Timestamp;
@@ -31,6 +31,12 @@ pub(super) enum Entry {
     Filling,
     /// 1 once it took over from another.
     TakenOver,
+    /// 1 once an anchor file was made.
+    Anchored,
+    /// When the backup was made that this database is; 0 once it was noticed.
+    RestoredAt,
+    /// 1 while a service has it open.
+    Running,
 }
 
 impl Entry {
@@ -41,6 +47,9 @@ impl Entry {
             Self::Suspect => "suspect",
             Self::Filling => "filling",
             Self::TakenOver => "taken_over",
+            Self::Anchored => "anchored",
+            Self::RestoredAt => "restored_at",
+            Self::Running => "running",
         }
     }
 
@@ -123,6 +132,7 @@ pub(super) fn change(
         StandingChange::Reconciled(what) => {
             set(Entry::Epoch, next(is.epoch))?;
             set(Entry::Suspect, 0)?;
+            guard::bring_back(write)?;
             note(write, RECONCILED, Some(what), now)?;
         }
         StandingChange::ImportComplete | StandingChange::Suspect(_) => {}

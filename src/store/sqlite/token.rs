@@ -35,6 +35,13 @@ macro_rules! grant_columns {
     };
 }
 
+/// Every row, for [`keyed`].
+pub(super) const ALL: &str = concat!("SELECT hash, psp_id, ", token_columns!(), " FROM token");
+
+/// Every row, for [`keyed_authorization`].
+pub(super) const ALL_AUTHORIZATIONS: &str =
+    concat!("SELECT psp_id, authorization_id, ", grant_columns!(), " FROM grants");
+
 pub(super) fn load(connection: &Connection, key: &TokenKey) -> Result<Option<Token>, Error> {
     const SELECT: &str =
         concat!("SELECT psp_id, ", token_columns!(), " FROM token WHERE hash = ?1");
@@ -60,13 +67,15 @@ pub(super) fn page(
     let select = connection.prepare_cached(SELECT).map_err(failed)?;
     // no hash is empty, so nothing stands before that
     let behind: &[u8] = behind.map_or(&[], |hash| &hash.0);
-    row::all(select, TOKEN, params![behind, limit], |row| {
-        let hash = TokenHash(row.get()?);
-        let psp = row.parsed(|text| PspId::parse(text).ok())?;
-        let key = TokenKey { psp, hash };
-        let token = read(row, &key)?;
-        Ok((key, token))
-    })
+    row::all(select, TOKEN, params![behind, limit], keyed)
+}
+
+pub(super) fn keyed(row: &mut Columns<'_>) -> Result<(TokenKey, Token), Error> {
+    let hash = TokenHash(row.get()?);
+    let psp = row.parsed(|text| PspId::parse(text).ok())?;
+    let key = TokenKey { psp, hash };
+    let token = read(row, &key)?;
+    Ok((key, token))
 }
 
 fn read(row: &mut Columns<'_>, key: &TokenKey) -> Result<Token, Error> {
@@ -137,13 +146,17 @@ pub(super) fn page_authorizations(
     let select = connection.prepare_cached(SELECT).map_err(failed)?;
     // no id is empty, so nothing stands before that
     let (psp, id) = behind.map_or(("", ""), |key| (key.psp.as_str(), key.authorization.as_str()));
-    row::all(select, AUTHORIZATION, params![psp, id, limit], |row| {
-        let psp = row.parsed(|text| PspId::parse(text).ok())?;
-        let authorization = row.parsed(|text| AuthorizationId::parse(text).ok())?;
-        let key = AuthorizationKey { psp, authorization };
-        let authorization = read_authorization(row, &key)?;
-        Ok((key, authorization))
-    })
+    row::all(select, AUTHORIZATION, params![psp, id, limit], keyed_authorization)
+}
+
+pub(super) fn keyed_authorization(
+    row: &mut Columns<'_>,
+) -> Result<(AuthorizationKey, Authorization), Error> {
+    let psp = row.parsed(|text| PspId::parse(text).ok())?;
+    let authorization = row.parsed(|text| AuthorizationId::parse(text).ok())?;
+    let key = AuthorizationKey { psp, authorization };
+    let authorization = read_authorization(row, &key)?;
+    Ok((key, authorization))
 }
 
 fn read_authorization(

@@ -1,11 +1,11 @@
 //! One transaction that writes: everything that is changed goes through here, so that the chain covers it.
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::{
     super::Error,
-    chain::{self, Changed},
-    die, disk_failed, failed,
+    chain::{self, Changed, Link},
+    failed,
 };
 use crate::domain::key::Partitions;
 
@@ -28,6 +28,8 @@ pub(super) struct Written<T> {
     pub(super) answer: T,
     /// How many rows it wrote.
     pub(super) rows: usize,
+    /// Its place in the chain; none if it changed nothing.
+    pub(super) link: Option<Link>,
 }
 
 /// Runs work as one transaction, which is durable when this returns.
@@ -44,18 +46,17 @@ pub(super) fn transaction<T>(
     let rows = changed.rows();
     if rows == 0 {
         // everything was answered from durable rows; there is nothing to make durable
-        return Ok(Written { answer, rows });
+        return Ok(Written { answer, rows, link: None });
     }
-    chain::append(&transaction, changed).map_err(failed)?;
+    let link = chain::append(&transaction, changed).map_err(failed)?;
     commit(transaction)?;
-    Ok(Written { answer, rows })
+    Ok(Written { answer, rows, link: Some(link) })
 }
 
 fn commit(transaction: Transaction<'_>) -> Result<(), Error> {
-    transaction.commit().map_err(|source| {
-        if disk_failed(&source) {
-            die(&source);
-        }
-        Error::CommitUnknown(source.into())
+    transaction.commit().map_err(|source| match source.sqlite_error_code() {
+        // the log was not written to its end, and what has no end is no commit
+        Some(ErrorCode::DiskFull) => Error::Unavailable(source.into()),
+        _ => Error::CommitUnknown(source.into()),
     })
 }

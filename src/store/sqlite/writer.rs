@@ -3,6 +3,7 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -13,9 +14,10 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{Batch, Changes, Error, Known, Wanted, record::authorization_key},
-    die, disk_failed, event, failed, payment,
+    anchor::Anchor,
+    chain, event, failed, payment,
     standing::{self, Entry},
-    token,
+    token, unless_disk_failed,
     write::{self, Write, Written},
 };
 use crate::domain::key::Partitions;
@@ -42,11 +44,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, partitions: Partitions) -> io::Result<Self> {
+    pub(super) fn start(desk: Desk) -> io::Result<Self> {
         let (jobs, inbox) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("sqlite-writer".to_owned())
-            .spawn(move || run(Desk { connection, partitions, rows: 0 }, &inbox))?;
+            .spawn(move || run(desk, &inbox))?;
         Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
     }
 
@@ -122,14 +124,25 @@ impl Batch for Lost {
 }
 
 /// What the thread works with.
-struct Desk {
+pub(super) struct Desk {
+    path: PathBuf,
     connection: Connection,
     partitions: Partitions,
+    anchor: Anchor,
     /// Written since the last checkpoint.
     rows: usize,
 }
 
 impl Desk {
+    pub(super) fn new(
+        path: &Path,
+        connection: Connection,
+        partitions: Partitions,
+        anchor: Anchor,
+    ) -> Self {
+        Self { path: path.to_owned(), connection, partitions, anchor, rows: 0 }
+    }
+
     /// Runs work as one transaction.
     ///
     /// A panic is one command's defect, and must not end the thread that all others need: the transaction rolls back as
@@ -141,15 +154,36 @@ impl Desk {
         let (connection, partitions) = (&mut self.connection, self.partitions);
         let run = AssertUnwindSafe(|| write::transaction(connection, partitions, work));
         let written = catch_unwind(run);
-        let Written { answer, rows } =
-            written.unwrap_or_else(|_| Err(Error::Data("a batch panicked".into())))?;
+        let written = written.unwrap_or_else(|_| Err(Error::Data("a batch panicked".into())));
+        let Written { answer, rows, link } =
+            written.map_err(|error| unless_disk_failed(error, &self.path))?;
         self.rows = self.rows.saturating_add(rows);
+        if let Some(link) = link {
+            self.anchor.note(link);
+        }
         Ok(answer)
     }
 
+    /// Moves the WAL into the database, as far as readers let it.
     fn checkpoint(&mut self) {
-        checkpoint(&self.connection);
         self.rows = 0;
+        self.anchor.sync();
+        let synced = self.anchor.synced();
+        let passive =
+            |()| self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        if let Err(source) = chain::prune(&self.connection, synced).and_then(passive) {
+            let error = unless_disk_failed(Error::Unavailable(source.into()), &self.path);
+            tracing::warn!(error = %super::super::chain(&error), "checkpoint of the database failed; it will be tried again");
+        }
+    }
+
+    /// Everything was answered: the next start need not wonder.
+    fn close(&mut self) {
+        self.checkpoint();
+        if let Err(source) = Entry::Running.set(&self.connection, 0) {
+            let error = unless_disk_failed(Error::Unavailable(source.into()), &self.path);
+            tracing::warn!(error = %super::super::chain(&error), "the database cannot note its orderly stop; the next start will take it for an unclean one");
+        }
     }
 }
 
@@ -163,6 +197,7 @@ fn run(mut desk: Desk, inbox: &mpsc::Receiver<Job>) {
         match waited {
             Ok(Job::Commit(mut batch, answer)) => {
                 let result = desk.write(|write| commit(write, batch.as_mut()));
+                // the caller may have gone; what was committed stays so
                 drop(answer.send((batch, result)));
             }
             Ok(Job::Work(work)) => work(&mut desk),
@@ -173,7 +208,7 @@ fn run(mut desk: Desk, inbox: &mpsc::Receiver<Job>) {
             desk.checkpoint();
         }
     }
-    desk.checkpoint();
+    desk.close();
 }
 
 fn commit(write: &mut Write<'_>, batch: &mut dyn Batch) -> Result<(), Error> {
@@ -217,15 +252,4 @@ fn save(write: &mut Write<'_>, changes: &Changes) -> Result<(), Error> {
         token::save(write, key, token)?;
     }
     event::append(write, &changes.events)
-}
-
-/// Moves the WAL into the database, as far as readers let it.
-fn checkpoint(connection: &Connection) {
-    let passive = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-    if let Err(source) = passive {
-        if disk_failed(&source) {
-            die(&source);
-        }
-        tracing::warn!(error = %source, "checkpoint of the database failed; it will be tried again");
-    }
 }
