@@ -21,7 +21,8 @@ use crate::{
     bridge::{self, Bridge, Client, ClientKey, Clients, Identity, IdentityError, keys},
     config::{self, Allowed, KeyState, PathPrefix, Settings, StoreUrl},
     domain::Alarm,
-    engine::{self, Counters, Engine, HashKeyError, HashRing, SystemClock, Tombstones},
+    engine::{self, Clock as _, Counters, Engine, HashKeyError, HashRing, SystemClock, Tombstones},
+    feed::{self, Feed, Wake},
     grpc::{
         client,
         server::{Deadlines, Health, Origin, Server},
@@ -131,6 +132,8 @@ pub struct Running {
     store: Opened,
     watch: JoinHandle<()>,
     worker: JoinHandle<()>,
+    feed: Feed,
+    beside_feed: JoinHandle<()>,
     fronts: Fronts,
     drain_delay: Duration,
     grace: Duration,
@@ -284,8 +287,10 @@ impl Tool {
         let limits = engine::Limits { queue: settings.limits.queue, batch: 1 };
         let policy = Arc::new(settings.policy.clone());
         let store = self.opened.store();
+        // nobody follows the feed of a tool
+        let wake = Wake::default();
         let (engine, worker) =
-            Engine::start(store, self.hashes, policy, Arc::new(SystemClock), limits);
+            Engine::start(store, &wake, self.hashes, policy, Arc::new(SystemClock), limits);
         (engine, Closing { worker, opened: self.opened })
     }
 
@@ -381,8 +386,16 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 
     let (store, primary) = open_store(settings, &ring).await?;
     let limits = &settings.limits;
+    let wake = Wake::default();
+    let (feed, beside_feed) = Feed::start(
+        store.store(),
+        wake.clone(),
+        feed_settings(settings),
+        Arc::new(|| SystemClock.now()),
+    );
     let (engine, worker) = Engine::start(
         store.store(),
+        &wake,
         ring.with_primary(primary),
         Arc::new(settings.policy.clone()),
         Arc::new(SystemClock),
@@ -395,8 +408,8 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         other: limits.default_deadline,
     };
     let core = client::Client::in_process(&Server::new(engine.clone(), deadlines, Origin::Bridge));
-    let (routes, health) =
-        Server::new(engine.clone(), deadlines, Origin::Network).routes(settings.grpc.reflection);
+    let (routes, health) = Server::new(engine.clone(), deadlines, Origin::Network)
+        .routes(feed.clone(), settings.grpc.reflection);
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
     let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
@@ -426,6 +439,8 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         store,
         watch,
         worker,
+        feed,
+        beside_feed,
         fronts,
         drain_delay: settings.shutdown.drain_delay,
         grace: settings.shutdown.grace,
@@ -441,6 +456,8 @@ impl Running {
         time::sleep(self.drain_delay).await;
 
         self.fronts.stop.cancel();
+        // streams have no end of their own, and must not hold the rest
+        self.feed.stop();
         self.fronts.connections.close();
         if time::timeout(self.grace, self.fronts.connections.wait()).await.is_err() {
             tracing::warn!("some connections did not end within shutdown.grace and are dropped");
@@ -449,7 +466,10 @@ impl Running {
         self.fronts.tasks.close();
         self.fronts.tasks.wait().await;
 
-        let Self { engine, probes, worker, store, grace, .. } = self;
+        let Self { engine, probes, worker, beside_feed, store, grace, .. } = self;
+        if time::timeout(Duration::from_secs(1), beside_feed).await.is_err() {
+            tracing::debug!("the feed waits for the store, and is left");
+        }
         // the probes count what the engine does, so they have a handle too
         drop((engine, probes));
         // ends by itself once every handle is gone; a dropped connection's may be left
@@ -472,6 +492,16 @@ async fn bind(
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
+}
+
+fn feed_settings(settings: &Settings) -> feed::Settings {
+    let config = &settings.feed;
+    feed::Settings {
+        required: config.required_consumers.clone(),
+        retention: config.retention,
+        purge_interval: config.purge_interval,
+        keep_alive: config.keep_alive,
+    }
 }
 
 fn bounds(settings: &Settings) -> Bounds {

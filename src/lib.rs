@@ -26,11 +26,12 @@
 //! |---|---|---|
 //! | [`domain`] | what every command decides: plain functions, no clock, no I/O, no async | nobody |
 //! | [`store`] | the contract of a store, and SQLite | `domain` |
-//! | [`engine`] | queue → batch → transaction → answer | `domain`, `store` |
+//! | [`feed`] | committed events in order, for consumers that follow them | `domain`, `store` |
+//! | [`engine`] | queue → batch → transaction → answer | `domain`, `store`, [`feed::Wake`] |
 //! | [`upkeep`] | what people do with a whole store: its history, its walks, its mending | `domain`, `store`, `engine` |
 //! | [`layer`] | what both fronts need around a request: budgets, deadlines, trace context | `domain` |
-//! | [`listen`] | the accept loop under every front | `layer` |
-//! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `engine`, `layer` |
+//! | [`listen`] | the accept loop under every front | `layer`, `tls` |
+//! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `feed`, `engine`, `layer`, [`listen::Identity`] |
 //! | [`bridge`] | the signed JSON front, a client of gRPC | `domain`, `layer`, [`grpc::client`], [`listen::Peer`] |
 //! | [`admin`] | probes and metrics | nobody |
 //! | [`config`] | every setting; the only reader of the environment | `domain` |
@@ -70,6 +71,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod engine;
+pub mod feed;
 pub mod grpc;
 pub mod layer;
 pub mod listen;

@@ -106,6 +106,13 @@ fn verifier(
     Ok(Arc::new(Named { issued, allowed_sans: clients.allowed_sans.to_vec() }))
 }
 
+/// The first subject alternative name of a certificate: DNS names before URIs, each in their order.
+pub fn first_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    let mut names = certificate.valid_dns_names().chain(certificate.valid_uri_names());
+    names.next().map(str::to_owned)
+}
+
 /// Takes a certificate that the authorities issued and that has one of these names.
 #[derive(Debug)]
 struct Named {

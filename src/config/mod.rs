@@ -8,7 +8,7 @@
 //!   one adds one. An acquirer's id in `…__POLICY__CANCEL_WINDOWS__<acquirerId>__GRACE` keeps its case. A list is
 //!   written `a,b` or `["a", "b"]`; a whole table or list of tables is written as TOML writes it on one line.
 //! - What names no setting is an error, in the file as in the environment.
-//! - Durations are texts with a unit (`"6500ms"`, `"5s"`, `"15m"`, `"1h"`); sizes are bytes, and their names say so.
+//! - Durations are texts with a unit (`"6500ms"`, `"5s"`, `"15m"`, `"1h"`, `"30d"`); sizes are bytes, and their names say so.
 //! - The name of a file starts at the folder of the settings file; in a variable or a flag, at the current folder.
 //! - Secrets stand in files that settings ending in `_file` name (or `identity.keys.file`, `tokens.hash_key_files`),
 //!   never here; a database URL's password is never printed.
@@ -23,6 +23,7 @@ use std::{
 };
 
 use crate::domain::{
+    consumer::ConsumerName,
     id::{AcquirerId, ClientId, PspId},
     key::Partitions,
     policy::Policy,
@@ -49,7 +50,8 @@ pub use values::{
 
 use read::{at_least_one, if_set, section, within};
 use rules::{
-    all_sampled, client_keys, distinct_clients, distinct_prefixes, filled, not_exported, one_active,
+    all_sampled, client_keys, distinct_clients, distinct_consumers, distinct_prefixes, filled,
+    not_exported, one_active,
 };
 use values::{key_version, log_directive};
 
@@ -57,6 +59,8 @@ use values::{key_version, log_directive};
 const MS: Duration = Duration::from_millis(1);
 /// Longest wait that means something.
 const HOUR: Duration = Duration::from_hours(1);
+/// The unit of retention.
+const DAY: Duration = Duration::from_hours(24);
 /// Most of anything that is counted.
 const MANY: usize = 10_000_000;
 /// Most bytes of anything: 1 TiB.
@@ -211,8 +215,14 @@ section! {
 section! {
     /// `[feed]`
     Feed {
-        /// Names of consumers without whose acknowledgement nothing is purged.
-        required_consumers: Vec<String> = "" where filled();
+        /// Names of consumers without whose acknowledgement nothing is purged; empty: nothing is.
+        required_consumers: Vec<ConsumerName> = "" where distinct_consumers();
+        /// How old an event is at least when it is purged.
+        retention: Duration = "30d" where within(MS, DAY.saturating_mul(3_650));
+        /// How often there is a look at what may be purged.
+        purge_interval: Duration = "1m" where within(MS, HOUR);
+        /// How long a stream says nothing at most: then it says that it lives.
+        keep_alive: Duration = "15s" where within(MS, HOUR);
     }
 }
 

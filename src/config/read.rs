@@ -568,7 +568,7 @@ impl Leaf for std::net::SocketAddr {
 
 impl Leaf for Duration {
     const EXPECTED: &'static str =
-        "a duration, in quotes, with its unit: \"6500ms\", \"5s\", \"15m\" or \"1h\"";
+        "a duration, in quotes, with its unit: \"6500ms\", \"5s\", \"15m\", \"1h\" or \"30d\"";
 
     fn parse(value: &Value, _: Option<&Path>) -> Result<Self, Refused> {
         let text = text(value)?;
@@ -582,6 +582,7 @@ impl Leaf for Duration {
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return Err(Refused::Unexpected),
         };
         count.checked_mul(unit_ms).map(Self::from_millis).ok_or(Refused::Unexpected)

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{Client, ClientKey, IdentityKey, KeyState, PathPrefix, now, read::Check};
+use crate::domain::consumer::ConsumerName;
 
 /// How many keys of a client may be valid at once: the old, the new, and one to spare.
 const CLIENT_KEYS_MAX: usize = 3;
@@ -19,6 +20,13 @@ pub(super) fn filled() -> Check<Vec<String>> {
 fn repeated<T: Ord>(items: impl IntoIterator<Item = T>) -> Option<T> {
     let mut seen = BTreeSet::new();
     items.into_iter().find_map(|item| seen.replace(item))
+}
+
+pub(super) fn distinct_consumers() -> Check<Vec<ConsumerName>> {
+    Check::refuse(|names: &Vec<ConsumerName>| {
+        let twice = repeated(names.iter().map(ConsumerName::as_str))?;
+        Some(format!("`{twice}` stands there twice; take one out"))
+    })
 }
 
 pub(super) fn distinct_prefixes() -> Check<Vec<PathPrefix>> {

@@ -10,6 +10,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use crate::domain::{
+    consumer::ConsumerName,
     id::{AcquirerId, ClientId, PspId},
     key::Partitions,
     policy::{AcquirerCheck, Policy},
@@ -282,6 +283,18 @@ impl Leaf for ClientId {
     }
 }
 
+impl Leaf for ConsumerName {
+    const EXPECTED: &'static str = "1 to 64 letters, digits, `_`, `.` or `-`, in quotes";
+
+    fn parse(value: &Value, _: Option<&Path>) -> Result<Self, Refused> {
+        Self::parse(text(value)?).ok_or(Refused::Unexpected)
+    }
+
+    fn print(&self) -> String {
+        quoted(self.as_str())
+    }
+}
+
 impl Leaf for Partitions {
     const SCALAR: Scalar = Scalar::Integer;
     const EXPECTED: &'static str = "a whole number from 1 to 1024";
@@ -310,7 +323,7 @@ impl Leaf for Timestamp {
 }
 
 leaf!(PathPrefix, StoreUrl, Core);
-leaf!(ClientId, Partitions, Timestamp);
+leaf!(ClientId, ConsumerName, Partitions, Timestamp);
 
 /// Milliseconds after midnight.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -577,6 +590,7 @@ mod tests {
             ("90s", 90_000, "90s"),
             ("60s", 60_000, "1m"),
             ("24h", 86_400_000, "24h"),
+            ("30d", 2_592_000_000, "720h"),
             ("0ms", 0, "0s"),
         ] {
             let read = <Duration as Leaf>::parse(&Value::Text(text.to_owned()), None).unwrap();
@@ -584,7 +598,7 @@ mod tests {
             assert_eq!(read.print(), quoted(shown));
         }
         for bad in
-            ["", "5", "s", "-5s", "+5s", "5 s", "1.5s", "5S", "5d", "１s", "18446744073709551615h"]
+            ["", "5", "s", "-5s", "+5s", "5 s", "1.5s", "5S", "5w", "１s", "18446744073709551615h"]
         {
             let read = <Duration as Leaf>::parse(&Value::Text(bad.to_owned()), None);
             assert!(read.is_err(), "{bad}");

@@ -2,7 +2,10 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -95,6 +98,8 @@ type Entries = Arc<Mutex<Vec<Box<dyn AnyEntry>>>>;
 /// The entries are shared with the worker, which gets them back even if the store loses the batch.
 pub(super) struct Decisions {
     entries: Entries,
+    /// Whether the last decision announced events.
+    eventful: Arc<AtomicBool>,
     clock: Arc<dyn Clock>,
     policy: Arc<Policy>,
     deadline: Instant,
@@ -107,7 +112,12 @@ impl Decisions {
         policy: Arc<Policy>,
         deadline: Instant,
     ) -> Self {
-        Self { entries: Arc::new(Mutex::new(entries)), clock, policy, deadline }
+        let (entries, eventful) = (Arc::new(Mutex::new(entries)), Arc::default());
+        Self { entries, eventful, clock, policy, deadline }
+    }
+
+    pub(super) fn eventful(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.eventful)
     }
 
     pub(super) fn entries(&self) -> Entries {
@@ -139,7 +149,9 @@ impl Batch for Decisions {
         for entry in self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
             entry.decide(&mut working, asked.clone(), &self.policy);
         }
-        working.changes()
+        let changes = working.changes();
+        self.eventful.store(!changes.events.is_empty(), Ordering::Relaxed);
+        changes
     }
 
     fn deadline(&self) -> Instant {

@@ -56,7 +56,8 @@ use crate::{
         revoke_authorization::{self, RevokeAuthorization},
         time::Timestamp,
     },
-    store::{self, Standing, StandingChange, Store},
+    feed::Wake,
+    store::{self, Backlog, Outstanding, OutstandingPayment, Standing, StandingChange, Store},
 };
 
 /// Why there is no answer. Whoever gets one does not know whether anything happened, unless a variant says so.
@@ -172,29 +173,31 @@ struct Inner {
 }
 
 impl Engine {
-    /// Starts the workers, one a lane of the store's. They end, all accepted commands done, when the last handle is gone:
-    /// await the second value.
-    #[expect(clippy::needless_pass_by_value, reason = "each worker has a share of the policy")]
+    /// Starts the workers, one a lane of the store's, which wake the feed after each commit of events. They end, all
+    /// accepted commands done, when the last handle is gone: await the second value.
     pub fn start(
         store: Arc<dyn Store>,
+        wake: &Wake,
         hashes: HashRing,
         policy: Arc<Policy>,
         clock: Arc<dyn Clock>,
         limits: Limits,
     ) -> (Self, JoinHandle<()>) {
         let counters = Arc::new(Counters::default());
+        let worker = Worker {
+            store: Arc::clone(&store),
+            wake: wake.clone(),
+            policy,
+            clock: Arc::clone(&clock),
+            counters: Arc::clone(&counters),
+            batch_max: limits.batch.max(1),
+        };
         let (mut queues, mut workers) = (Vec::new(), JoinSet::new());
         for _ in 0..store.lanes().max(1) {
             // unbounded in name only: what may wait is bounded by the two semaphores
             let (queue, inbox) = mpsc::unbounded_channel();
             queues.push(queue);
-            let worker = Worker {
-                store: Arc::clone(&store),
-                policy: Arc::clone(&policy),
-                clock: Arc::clone(&clock),
-                counters: Arc::clone(&counters),
-                batch_max: limits.batch.max(1),
-            };
+            let worker = worker.clone();
             workers.spawn(async move {
                 // without it nothing is answered any more, while the process looks well: a restart is better
                 if AssertUnwindSafe(worker.run(inbox)).catch_unwind().await.is_err() {
@@ -356,6 +359,18 @@ impl Engine {
         self.inner.store.change_standing(change).await.map_err(stored)
     }
 
+    /// How many payments people have to look after, and the first of them, longest outstanding first.
+    pub async fn outstanding(
+        &self,
+        kind: Outstanding,
+        limit: u32,
+        caller: Caller,
+    ) -> Result<(Backlog, Vec<OutstandingPayment>), Error> {
+        let backlog = within(caller.deadline, self.inner.store.backlog(kind)).await?;
+        let first = within(caller.deadline, self.inner.store.outstanding(kind, limit)).await?;
+        Ok((backlog, first))
+    }
+
     fn quota(&self, caller: &Caller) -> Option<Arc<Quota>> {
         self.tombstones.get(caller.client.as_ref()?).cloned()
     }
@@ -400,8 +415,10 @@ async fn within<T>(
 }
 
 /// Takes what waits and has it committed.
+#[derive(Clone)]
 struct Worker {
     store: Arc<dyn Store>,
+    wake: Wake,
     policy: Arc<Policy>,
     clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
@@ -435,9 +452,13 @@ impl Worker {
             let size = entries.len();
             let (clock, policy) = (Arc::clone(&self.clock), Arc::clone(&self.policy));
             let batch = batch::Decisions::new(entries, clock, policy, deadline);
-            let shared = batch.entries();
+            let (shared, eventful) = (batch.entries(), batch.eventful());
             let (_, result) = self.store.commit(Box::new(batch)).await;
             let mut entries = batch::reclaim(&shared);
+            // what may have been committed too: the feed looks for itself
+            if eventful.load(Ordering::Relaxed) {
+                self.wake.events_committed();
+            }
             match result {
                 Ok(()) => {
                     self.counters.committed(size);

@@ -1,5 +1,7 @@
 //! Where the domain meets the messages of `proto/`: requests become checked values, outcomes become responses.
 
+pub(super) mod feed;
+
 use prost_types::Timestamp as WireTime;
 use tonic::Status;
 use tonic_types::FieldViolation;
@@ -29,6 +31,7 @@ use crate::{
         token::TokenKind,
     },
     engine,
+    store::{Backlog, Outstanding, OutstandingPayment},
 };
 
 /// What is wrong with a request, field by field.
@@ -209,6 +212,32 @@ pub(super) fn get_payment(request: &wire::GetPaymentRequest) -> Result<PaymentKe
     let mut checks = Checks::default();
     let key = checks.payment_key(&request.psp_id, &request.payment_request_id);
     checks.end(key)
+}
+
+pub(super) fn list_outstanding_payments(
+    request: wire::ListOutstandingPaymentsRequest,
+) -> Result<(Outstanding, u32), Status> {
+    let mut checks = Checks::default();
+    let kind = match request.kind() {
+        wire::OutstandingKind::Unspecified => checks.fail("kind", Illegal::Missing.to_string()),
+        wire::OutstandingKind::FundReturnDue => Some(Outstanding::FundReturnDue),
+        wire::OutstandingKind::Unresolved => Some(Outstanding::Unresolved),
+    };
+    checks.end(kind.map(|kind| (kind, feed::page_size(request.page_size))))
+}
+
+pub(super) fn outstanding_told(
+    backlog: Backlog,
+    payments: Vec<OutstandingPayment>,
+) -> wire::ListOutstandingPaymentsResponse {
+    let payment = |payment: OutstandingPayment| wire::OutstandingPayment {
+        psp_id: payment.key.psp.as_str().to_owned(),
+        payment_request_id: payment.key.payment_request.as_str().to_owned(),
+        since: Some(time(payment.since)),
+        amount: payment.amount.map(amount),
+    };
+    let payments = payments.into_iter().map(payment).collect();
+    wire::ListOutstandingPaymentsResponse { payments, total: backlog.count }
 }
 
 pub(super) fn record_fund_return(

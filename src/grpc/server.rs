@@ -1,11 +1,10 @@
-//! The services over the engine: check, decide, answer.
+//! The services over the engine, the feed in a file of its own: check, decide, answer.
 
 use std::time::{Duration, Instant};
 
-use tonic::{
-    Request, Response, Status, codegen::BoxStream, metadata::MetadataMap, service::Routes,
-};
+use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
 
+mod feed;
 mod import;
 
 use super::{
@@ -19,6 +18,7 @@ use super::{
 use crate::{
     domain::id::ClientId,
     engine::{Caller, Engine, Error},
+    feed::Feed,
     layer::{deadline, trace::TraceContext},
 };
 
@@ -73,12 +73,10 @@ impl Health {
             "alipayplus.cancel.v1.ImportService",
             "alipayplus.cancel.v1.PaymentService",
             "alipayplus.cancel.v1.TokenService",
+            "alipayplus.cancel.v1.FeedService",
         ] {
             self.reporter.set_service_status(name, status).await;
         }
-        // not built yet: whoever waits for it should not start
-        let feed = tonic_health::ServingStatus::NotServing;
-        self.reporter.set_service_status("alipayplus.cancel.v1.FeedService", feed).await;
     }
 }
 
@@ -96,19 +94,21 @@ impl Server {
     }
 
     /// All services as routes by path, with health per service and, if asked for, reflection.
-    pub fn routes(&self, reflection: bool) -> (Routes, Health) {
+    pub fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {
         let (reporter, health) = tonic_health::server::health_reporter();
         let payments =
             PaymentServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let tokens =
             TokenServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let feed = FeedServiceServer::new(feed::Server::new(feed, self.deadlines.other))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let imports =
             ImportServiceServer::new(self.clone()).max_decoding_message_size(IMPORT_BYTES_MAX);
         let mut routes = Routes::new(self.cancel_service())
             .add_service(payments)
             .add_service(tokens)
             .add_service(imports)
-            .add_service(FeedServiceServer::new(self.clone()))
+            .add_service(feed)
             .add_service(health);
         if reflection {
             let builder = || {
@@ -205,6 +205,17 @@ impl wire::payment_service_server::PaymentService for Server {
         let (outcome, payment) = decided.map_err(|error| failed(&error))?;
         Ok(Response::new(convert::fund_return_recorded(&key, outcome, payment.as_ref())))
     }
+
+    async fn list_outstanding_payments(
+        &self,
+        request: Request<wire::ListOutstandingPaymentsRequest>,
+    ) -> Result<Response<wire::ListOutstandingPaymentsResponse>, Status> {
+        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let (kind, limit) = convert::list_outstanding_payments(*request.get_ref())?;
+        let listed = self.engine.outstanding(kind, limit, caller).await;
+        let (backlog, payments) = listed.map_err(|error| failed(&error))?;
+        Ok(Response::new(convert::outstanding_told(backlog, payments)))
+    }
 }
 
 #[tonic::async_trait]
@@ -246,59 +257,5 @@ impl wire::token_service_server::TokenService for Server {
             .await
             .map_err(|error| failed(&error))?;
         Ok(Response::new(convert::authorization_revoked(outcome)))
-    }
-}
-
-/// The feed's events are written with every decision; serving them is not built yet.
-fn no_feed<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented(
-        "the feed is not served yet; its events are kept from the first decision on",
-    ))
-}
-
-#[tonic::async_trait]
-impl wire::feed_service_server::FeedService for Server {
-    type SubscribeStream = BoxStream<wire::SubscribeResponse>;
-
-    async fn subscribe(
-        &self,
-        _: Request<wire::SubscribeRequest>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
-        no_feed()
-    }
-
-    async fn acknowledge(
-        &self,
-        _: Request<wire::AcknowledgeRequest>,
-    ) -> Result<Response<wire::AcknowledgeResponse>, Status> {
-        no_feed()
-    }
-
-    async fn park(
-        &self,
-        _: Request<wire::ParkRequest>,
-    ) -> Result<Response<wire::ParkResponse>, Status> {
-        no_feed()
-    }
-
-    async fn get_lag(
-        &self,
-        _: Request<wire::GetLagRequest>,
-    ) -> Result<Response<wire::GetLagResponse>, Status> {
-        no_feed()
-    }
-
-    async fn list_consumers(
-        &self,
-        _: Request<wire::ListConsumersRequest>,
-    ) -> Result<Response<wire::ListConsumersResponse>, Status> {
-        no_feed()
-    }
-
-    async fn delete_consumer(
-        &self,
-        _: Request<wire::DeleteConsumerRequest>,
-    ) -> Result<Response<wire::DeleteConsumerResponse>, Status> {
-        no_feed()
     }
 }

@@ -9,7 +9,13 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use crate::{domain::result::ResultCode, engine, store};
+use crate::{
+    domain::{
+        consumer::{self, Refusal},
+        result::ResultCode,
+    },
+    engine, feed, store,
+};
 
 /// `google.rpc.ErrorInfo.domain` of every status that is ours.
 pub(super) const DOMAIN: &str = "cancel.alipayplus";
@@ -99,6 +105,115 @@ pub(super) fn failed(error: &engine::Error) -> Status {
             }
         },
     }
+}
+
+/// Of how many partitions a status tells where one may begin: it travels in a header.
+const LEAST_MAX: usize = 64;
+
+/// No answer from the feed, or the end of a stream.
+pub(super) fn feed_failed(error: &feed::Error) -> Status {
+    match error {
+        feed::Error::Refused(refusal) => feed_refused(refusal),
+        feed::Error::Stopping => unknown(
+            Code::Unavailable,
+            ResultCode::UnknownException,
+            "the service is stopping; begin anew at another replica, or after the restart",
+        ),
+        feed::Error::DeadlinePassed => {
+            unknown(Code::DeadlineExceeded, ResultCode::UnknownException, "out of time; try again")
+        }
+        feed::Error::Store(store) => match store {
+            store::Error::Suspect(_) => {
+                let text = format!("the store may have lost commits; {SUSPECT}");
+                feed_status(Code::FailedPrecondition, "SUSPECT", text, HashMap::new())
+            }
+            store::Error::Unavailable(_)
+            | store::Error::Closed
+            | store::Error::CommitUnknown(_) => unknown(
+                Code::Unavailable,
+                ResultCode::UnknownException,
+                "the store failed; try again",
+            ),
+            store::Error::Data(_) | store::Error::Damaged(_) => {
+                unknown(Code::Internal, ResultCode::UnknownException, "the store failed")
+            }
+        },
+    }
+}
+
+const SUSPECT: &str = "cancels are answered U until an operator has compared what was done with the feed and run \
+                       `reconcile`, which begins a new epoch";
+
+fn feed_status(
+    code: Code,
+    reason: &str,
+    message: String,
+    metadata: HashMap<String, String>,
+) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+    Status::with_error_details(code, message, details)
+}
+
+fn feed_refused(refusal: &Refusal) -> Status {
+    let (code, reason) = match refusal {
+        Refusal::Unknown => (Code::NotFound, "UNKNOWN_CONSUMER"),
+        Refusal::NotYours => (Code::PermissionDenied, "CONSUMER_OF_ANOTHER"),
+        Refusal::Required => (Code::FailedPrecondition, "REQUIRED_CONSUMER"),
+        Refusal::Restored(_) => (Code::FailedPrecondition, "SUSPECT"),
+        Refusal::EpochChanged { .. } => (Code::FailedPrecondition, "EPOCH_CHANGED"),
+        Refusal::Superseded => (Code::Aborted, "SUPERSEDED"),
+        Refusal::AheadOfFeed { .. } => (Code::OutOfRange, "AHEAD_OF_FEED"),
+        Refusal::Purged { .. } => (Code::OutOfRange, "PURGED"),
+        Refusal::OtherEvent => (Code::NotFound, "UNKNOWN_EVENT"),
+        Refusal::TooManyParked => (Code::ResourceExhausted, "TOO_MANY_PARKED"),
+    };
+    let said = refusal.to_string();
+    let pairs: Vec<(&str, String)>;
+    let message = match refusal {
+        Refusal::Restored(_) => {
+            pairs = Vec::new();
+            format!("{said}; {SUSPECT}")
+        }
+        Refusal::EpochChanged { epoch } => {
+            pairs = vec![("epoch", epoch.to_string())];
+            format!(
+                "{said}: the store was reconciled after a restore. Compare what was done with the feed by event_id, \
+                 drop the kept positions, and subscribe with epoch {epoch} and neither `from` nor `last_seen`"
+            )
+        }
+        Refusal::AheadOfFeed { head } => {
+            pairs = vec![
+                ("partition", head.partition.to_string()),
+                ("head", head.position.to_string()),
+            ];
+            format!("{said}; if it told of more before, subscribe with `epoch` and `last_seen`")
+        }
+        Refusal::Purged { least } => {
+            let from = |place: &consumer::Place| format!("{}:{}", place.partition, place.position);
+            let from: Vec<String> = least.iter().take(LEAST_MAX).map(from).collect();
+            let first = least.first().copied().unwrap_or_default();
+            let earliest = first.position.saturating_add(1).to_string();
+            let partition = first.partition.to_string();
+            let message = format!(
+                "{said}: the earliest of partition {partition} is {earliest}; to accept the gap, subscribe with \
+                 `from`, or with `start` EARLIEST"
+            );
+            pairs =
+                vec![("partition", partition), ("earliest", earliest), ("from", from.join(","))];
+            message
+        }
+        Refusal::Unknown
+        | Refusal::NotYours
+        | Refusal::Required
+        | Refusal::Superseded
+        | Refusal::OtherEvent
+        | Refusal::TooManyParked => {
+            pairs = Vec::new();
+            said
+        }
+    };
+    let metadata = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    feed_status(code, reason, message, metadata)
 }
 
 /// The final refusal a status carries, if it is one of ours about the command itself, with its message.

@@ -29,11 +29,31 @@ use tower::Service;
 
 pub use self::conversation::Heard;
 use self::conversation::{Conversation, Stream};
-use crate::layer::budget::{Budget, Share};
+use crate::{
+    layer::budget::{Budget, Share},
+    tls,
+};
 
 /// The other end of a request's connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
+
+/// Whose certificate a request's connection was made with: the first name in it. Absent without a certificate, or one
+/// without names.
+#[derive(Clone, Debug)]
+pub struct Identity(pub Option<Arc<str>>);
+
+/// Ends the connection a request came on, whatever it is in the middle of: for a peer that does not even take the end
+/// of what it asked for.
+#[derive(Clone, Debug)]
+pub struct Cut(CancellationToken);
+
+impl Cut {
+    /// Ends it.
+    pub fn now(&self) {
+        self.0.cancel();
+    }
+}
 
 /// Which HTTP a front speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +173,10 @@ impl Speaker {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
         match &self.tls {
-            None => self.speak(socket, self.protocol, peer, service, stop).await,
+            None => {
+                let from = (peer, Identity(None));
+                self.speak(socket, self.protocol, from, service, stop).await;
+            }
             Some(tls) => {
                 let handshake = TlsAcceptor::from(Arc::clone(tls)).accept(socket);
                 let Ok(Ok(stream)) = time::timeout(self.bounds.first_byte, handshake).await else {
@@ -164,7 +187,9 @@ impl Speaker {
                     Some(b"h2") => Protocol::Http2,
                     Some(_) | None => self.protocol,
                 };
-                self.speak(stream, protocol, peer, service, stop).await;
+                let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let identity = Identity(certificate.and_then(tls::first_name).map(Arc::from));
+                self.speak(stream, protocol, (peer, identity), service, stop).await;
             }
         }
         drop(share);
@@ -174,7 +199,7 @@ impl Speaker {
         &self,
         io: I,
         protocol: Protocol,
-        peer: SocketAddr,
+        (peer, identity): (SocketAddr, Identity),
         service: S,
         stop: CancellationToken,
     ) where
@@ -192,8 +217,12 @@ impl Speaker {
         let conversation = Conversation::new(self.bounds);
         let (heard, watched) = (Arc::clone(&conversation), protocol == Protocol::Http1);
         let stream = TokioIo::new(Stream::new(io, Arc::clone(&conversation), watched));
+        let cut = Cut(CancellationToken::new());
+        let was_cut = cut.0.clone();
         let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(identity.clone());
+            request.extensions_mut().insert(cut.clone());
             let heard = Heard::new(&heard, &request);
             let mut service = service.clone();
             async move {
@@ -235,9 +264,13 @@ impl Speaker {
                 tokio::pin!(connection);
                 tokio::select! {
                     result = connection.as_mut() => result,
+                    () = was_cut.cancelled() => Ok(()),
                     () = stop.cancelled() => {
                         connection.as_mut().graceful_shutdown();
-                        connection.await
+                        tokio::select! {
+                            result = connection => result,
+                            () = was_cut.cancelled() => Ok(()),
+                        }
                     }
                 }
             }

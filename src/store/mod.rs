@@ -35,6 +35,8 @@ use crate::domain::{
     token::Token,
 };
 
+pub use crate::domain::consumer::{Head, Place};
+
 pub mod postgres;
 mod record;
 pub mod sqlite;
@@ -135,24 +137,6 @@ pub struct Positioned {
     pub id: EventId,
     /// The event.
     pub event: Event,
-}
-
-/// A place in one partition: behind the event at `position`; 0 is before the first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
-    /// Which partition.
-    pub partition: u16,
-    /// The last event passed.
-    pub position: u64,
-}
-
-/// How far a partition goes. All of it is durable: it survives whatever an answer survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    /// The last event; 0 if there never was one.
-    pub position: u64,
-    /// The last event that was purged; 0 if none was. The earliest there is stands behind it.
-    pub purged: u64,
 }
 
 /// What holds for the store as a whole.

@@ -29,6 +29,7 @@ use alipayplus_cancel::{
         window::CancelWindow,
     },
     engine::{Caller, CancelToken, Clock, Engine, Error, HashRing, Limits, RecordToken},
+    feed::Wake,
     store::{
         self, Backlog, Batch, Changes, Cursor, Follow, Granted, Head, Known, Outstanding,
         OutstandingPayment, Page, Pending, Place, Positioned, Standing, StandingChange, Store,
@@ -264,7 +265,7 @@ impl House {
         let hands: Arc<dyn Clock> = Arc::<Hands>::clone(&clock);
         let ring = HashRing::new(&[[9u8; 32]]).expect("a ring");
         let policy = Arc::new(Policy::default());
-        let (engine, worker) = Engine::start(shared, ring, policy, hands, limits);
+        let (engine, worker) = Engine::start(shared, &Wake::default(), ring, policy, hands, limits);
         Self { folder, store, clock, engine, worker }
     }
 

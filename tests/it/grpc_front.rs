@@ -11,10 +11,7 @@ use tonic_health::pb::{
 use tonic_types::StatusExt as _;
 
 use crate::harness::{
-    grpc::{
-        Grant, Payment,
-        wire::{self, feed_service_client::FeedServiceClient},
-    },
+    grpc::{Grant, Payment, wire},
     service::{Options, Service},
 };
 
@@ -197,12 +194,8 @@ fn each_service_has_its_own_health() {
     };
     assert_eq!(check("").unwrap(), ServingStatus::Serving);
     for name in SERVICES {
-        let expected = match name {
-            // not built yet
-            "FeedService" => ServingStatus::NotServing,
-            _ => ServingStatus::Serving,
-        };
-        assert_eq!(check(&format!("alipayplus.cancel.v1.{name}")).unwrap(), expected);
+        let name = format!("alipayplus.cancel.v1.{name}");
+        assert_eq!(check(&name).unwrap(), ServingStatus::Serving);
     }
     assert_eq!(check("no.such.Service").unwrap_err().code(), Code::NotFound);
 }
@@ -236,17 +229,6 @@ fn reflection_lists_the_services_unless_it_is_turned_off() {
     }
     let quiet = Service::start(Options::set(["grpc.reflection=false"]));
     assert_eq!(reflected(&quiet).unwrap_err().code(), Code::Unimplemented);
-}
-
-#[test]
-fn the_feed_is_not_served_yet() {
-    let grpc = Service::shared().grpc();
-    let mut client = FeedServiceClient::new(grpc.channel());
-    let request = wire::SubscribeRequest { consumer: "c".to_owned(), ..Default::default() };
-    let status = grpc.block_on(client.subscribe(request)).unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    let lag = wire::GetLagRequest { consumer: "c".to_owned() };
-    assert_eq!(grpc.block_on(client.get_lag(lag)).unwrap_err().code(), Code::Unimplemented);
 }
 
 #[test]

@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_migration_is_taken_apart_into_statements() {
         let found: Vec<_> = statements(MIGRATIONS[0]).collect();
-        assert_eq!(found.len(), 12, "{found:#?}");
+        assert_eq!(found.len(), 13, "{found:#?}");
         assert!(found.iter().all(|sql| sql.contains("IF NOT EXISTS")));
     }
 }

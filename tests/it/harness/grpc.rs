@@ -15,8 +15,9 @@ pub mod wire {
 }
 
 use wire::{
-    cancel_service_client::CancelServiceClient, payment_service_client::PaymentServiceClient,
-    record_payment_request::Fact, token_service_client::TokenServiceClient,
+    cancel_service_client::CancelServiceClient, feed_service_client::FeedServiceClient,
+    payment_service_client::PaymentServiceClient, record_payment_request::Fact,
+    token_service_client::TokenServiceClient,
 };
 
 /// A connection, with a runtime of its own, so that tests are plain functions.
@@ -52,6 +53,14 @@ calls! {
     TokenServiceClient.record_token(RecordTokenRequest) -> RecordTokenResponse;
     TokenServiceClient.introspect_token(IntrospectTokenRequest) -> IntrospectTokenResponse;
     TokenServiceClient.revoke_authorization(RevokeAuthorizationRequest) -> RevokeAuthorizationResponse;
+    PaymentServiceClient.list_outstanding_payments(ListOutstandingPaymentsRequest) -> ListOutstandingPaymentsResponse;
+    FeedServiceClient.acknowledge(AcknowledgeRequest) -> AcknowledgeResponse;
+    FeedServiceClient.park(ParkRequest) -> ParkResponse;
+    FeedServiceClient.list_parked(ListParkedRequest) -> ListParkedResponse;
+    FeedServiceClient.redrive(RedriveRequest) -> RedriveResponse;
+    FeedServiceClient.get_lag(GetLagRequest) -> GetLagResponse;
+    FeedServiceClient.list_consumers(ListConsumersRequest) -> ListConsumersResponse;
+    FeedServiceClient.delete_consumer(DeleteConsumerRequest) -> DeleteConsumerResponse;
 }
 
 impl Grpc {
@@ -86,6 +95,76 @@ impl Grpc {
             payment_request_id: payment.request.clone(),
         };
         self.get_payment(request).expect("a known payment")
+    }
+}
+
+/// A stream of the feed's that has begun.
+pub struct Followed<'g> {
+    grpc: &'g Grpc,
+    stream: tonic::Streaming<wire::SubscribeResponse>,
+    /// Its id.
+    pub id: String,
+    /// The feed's epoch.
+    pub epoch: u64,
+}
+
+impl Grpc {
+    /// Subscribe, and its first message.
+    pub fn subscribe(&self, request: wire::SubscribeRequest) -> Result<Followed<'_>, Status> {
+        let mut client = FeedServiceClient::new(self.channel.clone());
+        let mut stream = self.runtime.block_on(client.subscribe(request))?.into_inner();
+        let first = self.runtime.block_on(stream.message())?.expect("a first message");
+        assert_eq!(first.event, None);
+        Ok(Followed { grpc: self, stream, id: first.subscription_id, epoch: first.epoch })
+    }
+
+    /// Subscribe to everything behind what the consumer acknowledged.
+    #[track_caller]
+    pub fn follow(&self, consumer: &str) -> Followed<'_> {
+        let consumer = consumer.to_owned();
+        let request = wire::SubscribeRequest { consumer, ..wire::SubscribeRequest::default() };
+        self.subscribe(request).expect("a stream")
+    }
+}
+
+impl Followed<'_> {
+    /// What it says next, or how it ends.
+    pub fn next(&mut self) -> Result<wire::SubscribeResponse, Status> {
+        let next = self
+            .grpc
+            .runtime
+            .block_on(async { tokio::time::timeout(super::PATIENCE, self.stream.message()).await });
+        Ok(next.expect("something is said")?.expect("a stream ends with a status"))
+    }
+
+    /// The next event.
+    #[track_caller]
+    pub fn event(&mut self) -> wire::CancellationEvent {
+        loop {
+            if let Some(event) = self.next().expect("a stream that goes on").event {
+                return event;
+            }
+        }
+    }
+
+    /// How it ends, events aside.
+    pub fn end(&mut self) -> Status {
+        loop {
+            if let Err(end) = self.next() {
+                return end;
+            }
+        }
+    }
+
+    /// Asserts that nothing comes now. What it waits is no more than what usually suffices.
+    #[track_caller]
+    pub fn is_silent(&mut self) {
+        let patience = std::time::Duration::from_millis(150);
+        let next = self
+            .grpc
+            .runtime
+            .block_on(async { tokio::time::timeout(patience, self.stream.message()).await });
+        assert!(next.is_err(), "{next:?}");
     }
 }
 

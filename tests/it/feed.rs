@@ -1,0 +1,509 @@
+//! The feed, as an executor meets it.
+
+use alipayplus_cancel::{
+    domain::key::Partitions,
+    engine::HashRing,
+    store::{StandingChange, Store as _, sqlite::Sqlite},
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::harness::{
+    eventually,
+    grpc::{Followed, Grant, Grpc, Payment, wire},
+    service::{Options, Service},
+    unique,
+};
+
+fn service() -> Service {
+    Service::start(Options::set(["store.partitions=4"]))
+}
+
+/// A tombstone: one event.
+fn cancel(grpc: &Grpc) -> Payment {
+    let payment = Payment::new();
+    grpc.cancel_payment(payment.cancel()).expect("a result");
+    payment
+}
+
+/// A paid payment that is cancelled: two events.
+fn cancel_paid(grpc: &Grpc) -> Payment {
+    let payment = Payment::new();
+    grpc.record(&payment, payment.succeeded());
+    grpc.cancel_payment(payment.cancel()).expect("a result");
+    payment
+}
+
+fn at(event: &wire::CancellationEvent) -> wire::PartitionPosition {
+    wire::PartitionPosition { partition: event.partition, position: event.position }
+}
+
+fn acknowledging(consumer: &str, stream: &Followed<'_>) -> wire::AcknowledgeRequest {
+    wire::AcknowledgeRequest {
+        consumer: consumer.to_owned(),
+        subscription_id: Some(stream.id.clone()),
+        epoch: stream.epoch,
+        ..wire::AcknowledgeRequest::default()
+    }
+}
+
+fn acknowledge(
+    grpc: &Grpc,
+    consumer: &str,
+    stream: &Followed<'_>,
+    event: &wire::CancellationEvent,
+) -> Result<wire::AcknowledgeResponse, Status> {
+    let positions = vec![at(event)];
+    grpc.acknowledge(wire::AcknowledgeRequest { positions, ..acknowledging(consumer, stream) })
+}
+
+fn parking(
+    consumer: &str,
+    stream: &Followed<'_>,
+    event: &wire::CancellationEvent,
+) -> wire::ParkRequest {
+    wire::ParkRequest {
+        consumer: consumer.to_owned(),
+        event_id: event.event_id.clone(),
+        reason: "no account".to_owned(),
+        partition: event.partition,
+        position: event.position,
+        epoch: stream.epoch,
+        subscription_id: Some(stream.id.clone()),
+    }
+}
+
+fn lag(grpc: &Grpc, consumer: &str) -> wire::GetLagResponse {
+    grpc.get_lag(wire::GetLagRequest { consumer: consumer.to_owned() }).expect("a consumer")
+}
+
+#[track_caller]
+fn assert_refused(status: &Status, code: Code, reason: &str) {
+    assert_eq!(status.code(), code, "{status}");
+    let info = status.get_details_error_info().expect("ErrorInfo");
+    assert_eq!((&*info.domain, &*info.reason), ("cancel.alipayplus", reason), "{status}");
+}
+
+#[test]
+fn what_was_committed_comes_first_and_then_what_is_committed_live() {
+    let service = service();
+    let grpc = service.grpc();
+    let payment = cancel_paid(&grpc);
+    let mut stream = grpc.follow("executor");
+    assert_eq!(stream.epoch, 1);
+    let cancelled = stream.event();
+    assert_eq!(cancelled.kind(), wire::EventKind::PaymentCancelled);
+    assert_eq!(cancelled.cause(), wire::EventCause::CancelPayment);
+    assert_eq!(cancelled.result_code(), wire::ResultCode::Success);
+    assert_eq!(cancelled.payment_request_id.as_deref(), Some(&*payment.request));
+    assert_eq!(cancelled.acquirer_id.as_deref(), Some(&*payment.acquirer));
+    assert_eq!((cancelled.amount.as_ref(), cancelled.trace_id.len()), (None, 32));
+    let due = stream.event();
+    assert_eq!(due.kind(), wire::EventKind::FundReturnDue);
+    assert_eq!(due.amount.as_ref().map(|amount| amount.value), Some(payment.amount));
+    assert_eq!((due.partition, due.position), (cancelled.partition, cancelled.position + 1));
+    stream.is_silent();
+
+    let grant = Grant::new();
+    grpc.record_token(grant.token("t")).expect("an answer");
+    let pass_through_info = Some("bye".to_owned());
+    let request = wire::CancelTokenRequest { pass_through_info, ..grant.cancel("t") };
+    grpc.cancel_token(request).expect("a result");
+    let revoked = stream.event();
+    assert_eq!(revoked.kind(), wire::EventKind::AuthorizationRevoked);
+    assert_eq!(revoked.authorization_id.as_deref(), Some(&*grant.id));
+    assert_eq!(revoked.pass_through_info.as_deref(), Some("bye"));
+}
+
+#[test]
+fn positions_have_no_gap_however_many_cancel_at_once() {
+    let service = service();
+    let live = service.grpc();
+    let mut stream = live.follow("live");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let grpc = service.grpc();
+                for _ in 0..25 {
+                    cancel(&grpc);
+                }
+            });
+        }
+    });
+    let mut later = live.follow("later");
+    for stream in [&mut stream, &mut later] {
+        let mut heads = [0u64; 4];
+        for _ in 0..100 {
+            let event = stream.event();
+            let head = &mut heads[event.partition as usize];
+            assert_eq!(event.position, *head + 1);
+            *head = event.position;
+        }
+        stream.is_silent();
+    }
+}
+
+#[test]
+fn who_was_killed_before_it_acknowledged_sees_the_event_again_and_others_are_not_disturbed() {
+    let mut service = service();
+    let grpc = service.grpc();
+    let payments = [(); 3].map(|()| cancel(&grpc));
+    let mut other = grpc.follow("other");
+    let others: Vec<String> = payments.iter().map(|_| other.event().event_id).collect();
+
+    let mut stream = grpc.follow("executor");
+    let (first, second) = (stream.event(), stream.event());
+    acknowledge(&grpc, "executor", &stream, &first).unwrap();
+    drop(stream);
+    service.kill_nine();
+    service.restart();
+
+    let grpc = service.grpc();
+    let mut stream = grpc.follow("executor");
+    let mut again = vec![stream.event().event_id, stream.event().event_id];
+    assert!(again.contains(&second.event_id), "handled, and not acknowledged");
+    again.push(first.event_id);
+    again.sort_unstable();
+    let mut all = others.clone();
+    all.sort_unstable();
+    assert_eq!(again, all);
+    stream.is_silent();
+    let mut other = grpc.follow("other");
+    let heard: Vec<String> = payments.iter().map(|_| other.event().event_id).collect();
+    assert_eq!(heard, others, "it never acknowledged, so it sees all of them");
+}
+
+#[test]
+fn an_acknowledgement_is_monotone_and_may_be_repeated() {
+    let service = Service::start(Options::set(["store.partitions=1"]));
+    let grpc = service.grpc();
+    let payments = [(); 3].map(|()| cancel(&grpc));
+    let mut stream = grpc.follow("executor");
+    let events = payments.map(|_| stream.event());
+    for (event, expected) in [(&events[1], 2), (&events[1], 2), (&events[0], 2), (&events[2], 3)] {
+        let answer = acknowledge(&grpc, "executor", &stream, event).unwrap();
+        let expected = wire::PartitionPosition { partition: 0, position: expected };
+        assert_eq!(answer.positions, [expected]);
+    }
+    assert_eq!(lag(&grpc, "executor").events, 0);
+
+    let ahead = wire::CancellationEvent { position: 4, ..events[2].clone() };
+    let refused = acknowledge(&grpc, "executor", &stream, &ahead).unwrap_err();
+    assert_refused(&refused, Code::OutOfRange, "AHEAD_OF_FEED");
+    let refused = acknowledge(&grpc, "nobody", &stream, &events[0]).unwrap_err();
+    assert_refused(&refused, Code::NotFound, "UNKNOWN_CONSUMER");
+    stream.epoch = 7;
+    let refused = acknowledge(&grpc, "executor", &stream, &events[0]).unwrap_err();
+    assert_refused(&refused, Code::FailedPrecondition, "EPOCH_CHANGED");
+    stream.epoch = 0;
+    let refused = acknowledge(&grpc, "executor", &stream, &events[0]).unwrap_err();
+    assert_refused(&refused, Code::InvalidArgument, "PARAM_ILLEGAL");
+}
+
+#[test]
+fn a_newer_stream_ends_the_older_whose_acknowledgements_no_longer_count() {
+    let service = service();
+    let (old, new) = (service.grpc(), service.grpc());
+    cancel(&old);
+    let mut older = old.follow("executor");
+    let event = older.event();
+    let mut newer = new.follow("executor");
+    assert_refused(&older.end(), Code::Aborted, "SUPERSEDED");
+    let refused = acknowledge(&old, "executor", &older, &event).unwrap_err();
+    assert_refused(&refused, Code::Aborted, "SUPERSEDED");
+    let refused = old.park(parking("executor", &older, &event)).unwrap_err();
+    assert_refused(&refused, Code::Aborted, "SUPERSEDED");
+    assert_eq!(newer.event(), event);
+    acknowledge(&new, "executor", &newer, &event).unwrap();
+}
+
+#[test]
+fn a_parked_event_holds_up_its_key_alone_and_comes_again_in_order() {
+    let service = Service::start(Options::set(["store.partitions=1"]));
+    let grpc = service.grpc();
+    let paid = cancel_paid(&grpc);
+    let late = Payment::new();
+    grpc.record(&late, late.initiated());
+    grpc.cancel_payment(late.cancel()).expect("a result");
+    let mut stream = grpc.follow("executor");
+    let [cancelled, due, cancelled_late] = [(); 3].map(|()| stream.event());
+    assert_eq!(due.payment_request_id.as_deref(), Some(&*paid.request));
+
+    let mut request = parking("executor", &stream, &cancelled);
+    request.event_id.clone_from(&due.event_id);
+    let refused = grpc.park(request).unwrap_err();
+    assert_refused(&refused, Code::NotFound, "UNKNOWN_EVENT");
+    for _ in 0..2 {
+        let parked = grpc.park(parking("executor", &stream, &cancelled)).unwrap();
+        assert_eq!(parked.waiting, [at(&due)], "sent already, and told");
+    }
+    grpc.park(parking("executor", &stream, &cancelled_late)).unwrap();
+    grpc.record(&late, late.succeeded());
+    let free = cancel(&grpc);
+    assert_eq!(stream.event().payment_request_id, Some(free.request), "nobody else is held up");
+
+    let list = |page_size, page_token| {
+        let consumer = "executor".to_owned();
+        grpc.list_parked(wire::ListParkedRequest { consumer, page_size, page_token }).unwrap()
+    };
+    let parked = list(0, String::new());
+    let told: Vec<(u64, Option<&str>)> =
+        parked.events.iter().map(|it| (it.position, it.reason.as_deref())).collect();
+    let why = Some("no account");
+    assert_eq!(told, [(1, why), (2, None), (3, why), (4, None)]);
+    let first = list(3, String::new());
+    let second = list(3, first.next_page_token.clone());
+    assert_eq!([first.events, second.events].concat(), parked.events);
+    assert_eq!(second.next_page_token, "");
+    let behind = lag(&grpc, "executor");
+    assert_eq!((behind.events, behind.parked_events), (1, 4), "what is parked is passed");
+
+    let redrive = |event: &wire::CancellationEvent| {
+        let event_ids = vec![event.event_id.clone()];
+        let request =
+            wire::RedriveRequest { consumer: "executor".to_owned(), event_ids, all: false };
+        grpc.redrive(request).unwrap().events
+    };
+    assert_eq!(redrive(&due), 2, "with all of its key");
+    let mut again = Vec::new();
+    for _ in 0..2 {
+        let step = stream.next().unwrap();
+        assert!(step.redriven);
+        again.extend(step.event);
+    }
+    assert_eq!(again, [cancelled, due]);
+    let event_ids = again.iter().map(|event| event.event_id.clone()).collect();
+    let request = wire::AcknowledgeRequest { event_ids, ..acknowledging("executor", &stream) };
+    for _ in 0..2 {
+        grpc.acknowledge(request.clone()).unwrap();
+    }
+    assert_eq!(list(0, String::new()).events.len(), 2);
+    // a consumer that begins anew is told of what is redriven first
+    assert_eq!(redrive(&cancelled_late), 2);
+    let mut stream = grpc.follow("executor");
+    let steps = [(); 3].map(|()| stream.next().unwrap());
+    assert_eq!(
+        steps.map(|step| (step.redriven, step.event.unwrap().position)),
+        [(true, 3), (true, 4), (false, 5)]
+    );
+}
+
+#[test]
+fn events_go_once_every_required_consumer_acknowledged_them_and_a_gap_is_out_of_range() {
+    let service = Service::start(Options::set([
+        "store.partitions=1",
+        "feed.required_consumers=executor,audit",
+        "feed.retention=1ms",
+        "feed.purge_interval=20ms",
+    ]));
+    let grpc = service.grpc();
+    for _ in 0..5 {
+        cancel(&grpc);
+    }
+    let mut idle = grpc.follow("idle");
+    let events = [(); 5].map(|()| idle.event());
+    let executor = grpc.follow("executor");
+    acknowledge(&grpc, "executor", &executor, &events[3]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(lag(&grpc, "idle").partitions[0].purged, 0, "audit does not exist yet");
+    let audit = grpc.follow("audit");
+    acknowledge(&grpc, "audit", &audit, &events[2]).unwrap();
+    eventually("three events are purged", || {
+        (lag(&grpc, "idle").partitions[0].purged == 3).then_some(())
+    });
+
+    let name = |consumer: &str| wire::SubscribeRequest {
+        consumer: consumer.to_owned(),
+        ..wire::SubscribeRequest::default()
+    };
+    let refused = grpc.subscribe(name("idle")).err().unwrap();
+    assert_refused(&refused, Code::OutOfRange, "PURGED");
+    let told = refused.get_details_error_info().unwrap().metadata;
+    assert_eq!((&*told["partition"], &*told["earliest"], &*told["from"]), ("0", "4", "0:3"));
+    let start = wire::SubscribeStart::Earliest.into();
+    let mut accepting = grpc.subscribe(wire::SubscribeRequest { start, ..name("idle") }).unwrap();
+    assert_eq!(accepting.event(), events[3]);
+    assert_eq!(grpc.follow("new").event(), events[3], "a new name begins at the earliest there is");
+
+    let forget = |consumer: &str| wire::DeleteConsumerRequest {
+        consumer: consumer.to_owned(),
+        identity: None,
+    };
+    let refused = grpc.delete_consumer(forget("audit")).unwrap_err();
+    assert_refused(&refused, Code::FailedPrecondition, "REQUIRED_CONSUMER");
+    grpc.delete_consumer(forget("idle")).unwrap();
+    assert_refused(&accepting.end(), Code::NotFound, "UNKNOWN_CONSUMER");
+    let consumers = grpc.list_consumers(wire::ListConsumersRequest {}).unwrap().consumers;
+    let told: Vec<_> = consumers.iter().map(|it| (&*it.name, it.required, it.lag_events)).collect();
+    assert_eq!(told, [("audit", true, 2), ("executor", true, 1), ("new", false, 2)]);
+}
+
+#[test]
+fn a_stream_begins_where_it_is_told_to() {
+    let service = Service::start(Options::set(["store.partitions=1"]));
+    let grpc = service.grpc();
+    for _ in 0..3 {
+        cancel(&grpc);
+    }
+    let request = |start: wire::SubscribeStart, from: &[u64]| wire::SubscribeRequest {
+        consumer: "executor".to_owned(),
+        start: start.into(),
+        from: from
+            .iter()
+            .map(|position| wire::PartitionPosition { partition: 0, position: *position })
+            .collect(),
+        ..wire::SubscribeRequest::default()
+    };
+    let mut stream = grpc.subscribe(request(wire::SubscribeStart::End, &[])).unwrap();
+    stream.is_silent();
+    let mut stream = grpc.subscribe(request(wire::SubscribeStart::Unspecified, &[2])).unwrap();
+    assert_eq!(stream.event().position, 3);
+    let mut stream = grpc.subscribe(request(wire::SubscribeStart::Earliest, &[])).unwrap();
+    assert_eq!(stream.event().position, 1);
+    let refused = grpc.subscribe(request(wire::SubscribeStart::Earliest, &[4])).err().unwrap();
+    assert_refused(&refused, Code::OutOfRange, "AHEAD_OF_FEED");
+}
+
+/// What `reconcile` ends with, by whoever has the store while the service is down.
+fn reconcile(service: &Service) {
+    let key = "5a".repeat(32);
+    let ring = HashRing::new(&[key.as_bytes()]).expect("a key");
+    let partitions = Partitions::new(1).expect("a number");
+    let opened = Sqlite::open(&service.db_path(), partitions, ring.fingerprints());
+    let (store, _) = opened.expect("a store");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let change = StandingChange::Reconciled("by a test".to_owned());
+    runtime.block_on(store.change_standing(change)).expect("a new epoch");
+    store.close();
+}
+
+#[test]
+fn a_consumer_that_knows_more_than_the_store_stops_all_decisions_until_reconcile() {
+    let mut service = Service::start(Options::set(["store.partitions=1"]));
+    let grpc = service.grpc();
+    let before = cancel(&grpc);
+    let mut stream = grpc.follow("executor");
+    let seen = at(&stream.event());
+    let subscribing = |epoch, position| wire::SubscribeRequest {
+        consumer: "executor".to_owned(),
+        epoch: Some(epoch),
+        last_seen: vec![wire::PartitionPosition { position, ..seen }],
+        ..wire::SubscribeRequest::default()
+    };
+    grpc.subscribe(subscribing(1, 1)).expect("what is known on both sides proves nothing");
+    let refused = grpc.subscribe(subscribing(1, 2)).err().unwrap();
+    assert_refused(&refused, Code::FailedPrecondition, "SUSPECT");
+    assert!(refused.message().contains("reconcile"), "{refused}");
+
+    let payment = Payment::new();
+    let undecided = |service: &Service| {
+        let (grpc, json) = (service.grpc(), service.json());
+        let status = grpc.cancel_payment(payment.cancel()).unwrap_err();
+        assert_refused(&status, Code::Unavailable, "UNKNOWN_EXCEPTION");
+        let answer = json.cancel_payment(&payment.psp, &payment.acquirer, &payment.request);
+        answer.expect("UNKNOWN_EXCEPTION");
+    };
+    undecided(&service);
+    service.restart();
+    undecided(&service);
+    assert_eq!(service.terminate().code(), Some(0));
+    reconcile(&service);
+    service.restart();
+
+    let grpc = service.grpc();
+    grpc.cancel_payment(payment.cancel()).expect("decided again");
+    assert!(grpc.cancel_payment(before.cancel()).expect("a result").repeated);
+    let refused = grpc.subscribe(subscribing(1, 1)).err().unwrap();
+    assert_refused(&refused, Code::FailedPrecondition, "EPOCH_CHANGED");
+    assert_eq!(refused.get_details_error_info().unwrap().metadata["epoch"], "2");
+    assert_eq!(grpc.follow("executor").epoch, 2);
+}
+
+#[test]
+fn an_illegal_parameter_names_its_field() {
+    let grpc = Service::shared().grpc();
+    let consumer = unique("c");
+    let right = || wire::SubscribeRequest {
+        consumer: consumer.clone(),
+        ..wire::SubscribeRequest::default()
+    };
+    let place = |partition| vec![wire::PartitionPosition { partition, position: 1 }];
+    for (field, request) in [
+        ("consumer", wire::SubscribeRequest { consumer: String::new(), ..right() }),
+        ("consumer", wire::SubscribeRequest { consumer: "a b".to_owned(), ..right() }),
+        ("partitions", wire::SubscribeRequest { partitions: vec![64], ..right() }),
+        ("from", wire::SubscribeRequest { from: place(70_000), ..right() }),
+        ("epoch", wire::SubscribeRequest { last_seen: place(0), ..right() }),
+    ] {
+        let status = grpc.subscribe(request).err().unwrap();
+        assert_refused(&status, Code::InvalidArgument, "PARAM_ILLEGAL");
+        let violations = status.get_error_details().bad_request().unwrap().field_violations.clone();
+        assert_eq!(violations[0].field, field);
+    }
+    let redrive = wire::RedriveRequest { consumer, ..wire::RedriveRequest::default() };
+    let status = grpc.redrive(redrive).unwrap_err();
+    assert_refused(&status, Code::InvalidArgument, "PARAM_ILLEGAL");
+}
+
+#[test]
+fn open_streams_end_in_order_and_do_not_hold_a_stop() {
+    let mut service = Service::start(Options::set(["shutdown.grace=1h"]));
+    let (grpc, silent) = (service.grpc(), service.grpc());
+    let mut stream = grpc.follow("executor");
+    // it has a stream, and never looks at its connection again
+    let held = silent.follow("silent");
+    service.signal("TERM");
+    let end = stream.end();
+    assert_refused(&end, Code::Unavailable, "UNKNOWN_EXCEPTION");
+    assert!(end.message().contains("the service is stopping"), "{end}");
+    drop(stream);
+    drop(grpc);
+    assert_eq!(service.wait().code(), Some(0), "{}", service.stderr());
+    drop(held);
+}
+
+#[test]
+fn a_silent_stream_lives() {
+    let service = Service::start(Options::set(["feed.keep_alive=50ms"]));
+    let grpc = service.grpc();
+    let mut stream = grpc.follow("executor");
+    for _ in 0..2 {
+        let alive = stream.next().unwrap();
+        assert_eq!((alive.event, alive.epoch), (None, 1));
+    }
+}
+
+#[test]
+fn what_is_outstanding_is_listed_oldest_first() {
+    let service = service();
+    let grpc = service.grpc();
+    let list = |kind: wire::OutstandingKind, page_size| {
+        let request = wire::ListOutstandingPaymentsRequest { kind: kind.into(), page_size };
+        grpc.list_outstanding_payments(request).unwrap()
+    };
+    let due = [cancel_paid(&grpc), cancel_paid(&grpc)];
+    let unresolved = Payment::new();
+    grpc.record(&unresolved, unresolved.initiated());
+    grpc.cancel_payment(unresolved.cancel()).unwrap();
+
+    let listed = list(wire::OutstandingKind::FundReturnDue, 1);
+    assert_eq!((listed.total, listed.payments.len()), (2, 1));
+    let first = &listed.payments[0];
+    assert!(due.iter().any(|it| it.request == first.payment_request_id));
+    assert_eq!(first.amount.as_ref().map(|amount| amount.value), Some(1_999));
+    assert!(first.since.is_some());
+    let listed = list(wire::OutstandingKind::Unresolved, 0);
+    assert_eq!((listed.total, &listed.payments[0].payment_request_id), (1, &unresolved.request));
+    let returned = wire::RecordFundReturnRequest {
+        psp_id: first.psp_id.clone(),
+        payment_request_id: first.payment_request_id.clone(),
+        reference: "r".to_owned(),
+    };
+    grpc.record_fund_return(returned).unwrap();
+    grpc.record(&unresolved, unresolved.failed());
+    assert_eq!(list(wire::OutstandingKind::FundReturnDue, 0).total, 1);
+    assert_eq!(list(wire::OutstandingKind::Unresolved, 0).total, 0);
+    let request = wire::ListOutstandingPaymentsRequest::default();
+    let status = grpc.list_outstanding_payments(request).unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
