@@ -18,6 +18,11 @@ pub enum Format {
 /// A second start changes nothing: a test may run several services in one process.
 pub fn start(format: Format, directives: &str) {
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
+    // at `debug` the database's client tells every parameter of every statement
+    let filter = match "tokio_postgres=info".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
         Format::Json => {

@@ -1,6 +1,6 @@
 //! How each command gets its state and keeps its decision: load, `decide`, keep, announce.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{Quota, hash_ring::HashRing, working::Working};
 use crate::{
@@ -50,13 +50,26 @@ fn token_partition(keys: &[TokenKey], partitions: Partitions) -> u16 {
 /// A CancelPayment with its client's quota of tombstones.
 pub(super) struct QuotedCancelPayment {
     pub(super) command: CancelPayment,
-    /// Absent for whoever has none.
-    pub(super) quota: Option<Arc<Quota>>,
+    pub(super) tombstone: Tombstone,
 }
 
-/// Takes one of the quota, where a command would leave a tombstone.
-fn tombstone_allowed(quota: Option<&Arc<Quota>>, known: bool, asked: &Asked) -> bool {
-    known || asked.onboarding || quota.is_none_or(|quota| quota.check().is_ok())
+/// A client's quota of tombstones, of which a command takes at most one, however often it is decided.
+pub(super) struct Tombstone {
+    /// Absent for whoever has none.
+    quota: Option<Arc<Quota>>,
+    taken: OnceLock<bool>,
+}
+
+impl Tombstone {
+    pub(super) const fn of(quota: Option<Arc<Quota>>) -> Self {
+        Self { quota, taken: OnceLock::new() }
+    }
+
+    /// Takes one, where the command would leave a tombstone.
+    fn allowed(&self, known: bool, asked: &Asked) -> bool {
+        let Some(quota) = &self.quota else { return true };
+        known || asked.onboarding || *self.taken.get_or_init(|| quota.check().is_ok())
+    }
 }
 
 impl Command for QuotedCancelPayment {
@@ -78,7 +91,7 @@ impl Command for QuotedCancelPayment {
         policy: &Policy,
     ) -> (Self::Answer, Option<Alarm>) {
         let payment = working.payment(&self.command.key);
-        let tombstone_allowed = tombstone_allowed(self.quota.as_ref(), payment.is_some(), asked);
+        let tombstone_allowed = self.tombstone.allowed(payment.is_some(), asked);
         let asked = Asked { tombstone_allowed, ..asked.clone() };
         let decision = cancel_payment::decide(payment, &self.command, &asked, policy);
         if let Some(next) = decision.next {
@@ -213,7 +226,7 @@ impl CancelToken {
             keys,
             acquirer: self.acquirer,
             pass_through_info: self.pass_through_info,
-            quota,
+            tombstone: Tombstone::of(quota),
         }
     }
 }
@@ -223,7 +236,7 @@ pub(super) struct HashedCancelToken {
     keys: Vec<TokenKey>,
     acquirer: AcquirerId,
     pass_through_info: Option<PassThroughInfo>,
-    quota: Option<Arc<Quota>>,
+    tombstone: Tombstone,
 }
 
 impl Command for HashedCancelToken {
@@ -264,7 +277,7 @@ impl Command for HashedCancelToken {
             pass_through_info: self.pass_through_info.clone(),
         };
         let is_known = !matches!(known, Known::Unknown);
-        let tombstone_allowed = tombstone_allowed(self.quota.as_ref(), is_known, asked);
+        let tombstone_allowed = self.tombstone.allowed(is_known, asked);
         let asked = Asked { tombstone_allowed, ..asked.clone() };
         let decision = cancel_token::decide(known, &command, &asked);
         if let Some(next) = decision.next {

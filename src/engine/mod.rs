@@ -31,7 +31,7 @@ use tokio::{
 
 use self::{
     batch::{Entry, Waiting},
-    command::{Command, LookUpPayment, LookUpToken, QuotedCancelPayment},
+    command::{Command, LookUpPayment, LookUpToken, QuotedCancelPayment, Tombstone},
 };
 pub use self::{
     command::{CancelToken, RecordToken},
@@ -243,7 +243,8 @@ impl Engine {
         command: CancelPayment,
         caller: Caller,
     ) -> Result<cancel_payment::Outcome, Error> {
-        let command = QuotedCancelPayment { command, quota: self.quota(&caller) };
+        let command =
+            QuotedCancelPayment { command, tombstone: Tombstone::of(self.quota(&caller)) };
         self.decide(&self.inner.cancels, command, caller).await
     }
 

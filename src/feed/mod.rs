@@ -418,8 +418,8 @@ impl Inner {
         let Some((answer, (heads, epoch))) = decided else {
             return Err(Error::Store(store::Error::Closed));
         };
-        self.learn(&heads);
         self.learn_epoch(epoch);
+        self.learn(&heads);
         Ok(answer?)
     }
 
@@ -450,11 +450,15 @@ impl Inner {
     }
 
     fn learn_epoch(&self, epoch: u64) {
-        self.epoch.send_if_modified(|known| {
+        let is_new = self.epoch.send_if_modified(|known| {
             let news = epoch > *known;
             *known = epoch.max(*known);
             news
         });
+        if is_new {
+            // a restored store may end before the one we knew
+            self.heads.send_replace(Arc::default());
+        }
     }
 
     fn changes_of(&self, name: &ConsumerName) -> watch::Receiver<u64> {

@@ -6,7 +6,7 @@ use std::{fs, process::Command, sync::Arc, thread, time::Duration};
 use alipayplus_cancel::{
     domain::key::Partitions,
     store::{
-        Changes, Error, Store,
+        Changes, Error, StandingChange, Store,
         postgres::{ConnectError, Durability, OpenError, Options as Database, Postgres},
     },
 };
@@ -162,8 +162,7 @@ fn a_commit_whose_wait_for_its_standby_was_cancelled_is_unknown() {
     let cluster = Cluster::start(Settings::default());
     let url = cluster.fresh_database();
     let store = block_on(async { opened(&migrated(&url).await).await });
-    cluster.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-    cluster.psql("postgres", "SELECT pg_reload_conf()");
+    waiting_for_nobody(&cluster);
     block_on(async {
         let committing = Arc::clone(&store);
         let commit = tokio::spawn(async move { write(&committing, some_event("p")).await });
@@ -187,6 +186,99 @@ fn a_commit_whose_wait_for_its_standby_was_cancelled_is_unknown() {
         cluster.psql("postgres", "ALTER SYSTEM RESET synchronous_standby_names");
         cluster.psql("postgres", "SELECT pg_reload_conf()");
         assert_eq!(read.await.expect("no panic").expect("a read"), Some(initiated(1)));
+    });
+}
+
+/// A server with a standby in its settings that is none, and a way to call the wait off.
+fn waiting_for_nobody(cluster: &Cluster) {
+    cluster.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    cluster.psql("postgres", "SELECT pg_reload_conf()");
+}
+
+fn wait_until_somebody_waits(cluster: &Cluster) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually("it waits for a standby", || {
+        (cluster.psql("postgres", waiting) != "0").then_some(())
+    });
+}
+
+#[test]
+fn a_commit_that_was_let_go_because_nobody_is_waited_for_any_more_is_unknown() {
+    if !postgres::is_there_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start(Settings::default());
+    let url = cluster.fresh_database();
+    let replicated =
+        block_on(async { Database { durability: Durability::Replicated, ..migrated(&url).await } });
+    waiting_for_nobody(&cluster);
+    block_on(async {
+        let (store, _) = Postgres::open(&replicated, &RING[..1]).await.expect("a database");
+        let store: Arc<dyn Store> = Arc::new(store);
+        let commit = tokio::spawn(async move { write(&store, some_event("p")).await });
+        let let_go = tokio::task::spawn_blocking(move || {
+            wait_until_somebody_waits(&cluster);
+            // as Patroni does when the last standby is gone; the server then answers success, without a warning
+            cluster.psql("postgres", "ALTER SYSTEM RESET synchronous_standby_names");
+            cluster.psql("postgres", "SELECT pg_reload_conf()");
+            cluster
+        });
+        let answered = commit.await.expect("no panic");
+        assert!(matches!(answered, Err(Error::CommitUnknown(_))), "{answered:?}");
+        drop(let_go.await);
+    });
+}
+
+#[test]
+fn a_warning_cannot_be_silenced_and_the_durability_not_be_turned_off_later() {
+    let Some(cluster) = postgres::or_skip() else { return };
+    let url = cluster.fresh_database();
+    let name = url.rsplit('/').next().expect("a name");
+    cluster.psql(&url, &format!("ALTER DATABASE {name} SET client_min_messages = error"));
+    let seen = "SELECT string_agg(DISTINCT setting, ',') FROM seen";
+    cluster.psql(&url, "CREATE TABLE seen (setting text); GRANT ALL ON seen TO wallet");
+    block_on(async {
+        let store = opened(&migrated(&url).await).await;
+        write(&store, some_event("p")).await.expect("a commit");
+        // what a session of the store's has, as its own trigger sees it
+        let function = "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO seen VALUES (current_setting('client_min_messages')), (current_setting('synchronous_commit'));
+             RETURN NEW; END $$; CREATE TRIGGER see BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION see()";
+        cluster.psql(&url, function);
+        cluster.psql(&url, &format!("ALTER DATABASE {name} SET synchronous_commit = off"));
+        write(&store, some_event("q")).await.expect("a commit");
+    });
+    assert_eq!(cluster.psql(&url, seen), "on,warning");
+}
+
+#[test]
+fn a_store_that_ends_before_what_was_durable_is_suspect_until_it_is_reconciled() {
+    let Some(cluster) = postgres::or_skip() else { return };
+    let url = cluster.fresh_database();
+    block_on(async {
+        let store = opened(&migrated(&url).await).await;
+        for _ in 0..3 {
+            write(&store, some_event("p")).await.expect("a commit");
+        }
+        // as a restore under a running replica does, or a failover to a standby that was behind
+        cluster.psql(&url, "UPDATE partition_head SET position = 1 WHERE position = 3");
+        cluster.psql(&url, "DELETE FROM event WHERE position > 1");
+        let refused = write(&store, some_event("p")).await;
+        assert!(matches!(refused, Err(Error::Suspect(_))), "{refused:?}");
+        assert!(matches!(store.heads().await, Err(Error::Suspect(_))));
+        let other = opened(&options(&url)).await;
+        let refused = write(&other, some_event("q")).await;
+        assert!(
+            matches!(refused, Err(Error::Suspect(_))),
+            "every replica hears of it: {refused:?}"
+        );
+        let change = StandingChange::Reconciled("looked at".to_owned());
+        assert_eq!(store.change_standing(change).await.expect("a change").epoch, 2);
+        for store in [&store, &other] {
+            write(store, some_event("p")).await.expect("it serves again");
+            let heads = store.heads().await.expect("heads");
+            assert!(heads.iter().all(|head| head.position <= 3), "{heads:?}");
+        }
     });
 }
 

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -28,7 +28,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A transaction that waits for its client holds its partitions' locks, so a replica that is frozen in the middle of one
 /// is cut off after a second. Statements end before any caller's deadline does; COMMIT alone is exempt (see
 /// transaction.rs).
-const SESSION: [&str; 3] = [
+///
+/// Warnings must reach us: one is all that tells of a COMMIT whose wait for its standby was cancelled.
+const SESSION: [&str; 4] = [
+    "SET client_min_messages = 'warning'",
     "SET idle_in_transaction_session_timeout = '1s'",
     "SET lock_timeout = '1500ms'",
     "SET statement_timeout = '2s'",
@@ -72,6 +75,14 @@ pub enum ConnectError {
         /// What the server says.
         found: String,
     },
+    /// Its releases have a defect that matters here.
+    #[error(
+        "the server is release {found}, which may not wait for its standby just after it has started; update it to 13.21, 14.18, 15.13, 16.9, 17.5 or later, or set store.durability = \"local\""
+    )]
+    ForgetsToWait {
+        /// What the server says.
+        found: String,
+    },
     /// A commit there is not durable.
     #[error("fsync is off on the server: a commit there does not survive a power loss; turn it on")]
     NoFsync,
@@ -90,7 +101,10 @@ impl ConnectError {
     /// Whether somebody has to change settings, here or on the server: waiting will not help.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::NotReplicated { .. } | Self::NoFsync | Self::Encoding { .. } => true,
+            Self::NotReplicated { .. }
+            | Self::ForgetsToWait { .. }
+            | Self::NoFsync
+            | Self::Encoding { .. } => true,
             Self::Refused { source, .. } => {
                 let code = source.as_db_error().map(|error| error.code().code());
                 // no such database, no such role, wrong password
@@ -105,6 +119,10 @@ impl ConnectError {
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) statements: Statements,
+    /// Whether commits have to wait for a standby that the server's settings name.
+    pub(super) standby: bool,
+    /// A COMMIT was sent and not answered.
+    pub(super) committing: AtomicBool,
     /// Warnings so far: one that comes while a COMMIT is under way says that it may not be what it seems.
     warnings: Arc<AtomicU64>,
     /// Drives the socket; ended with the connection, so that nothing of an abandoned one goes on.
@@ -145,9 +163,9 @@ impl Connector {
                 Err(error) => failures.push(error),
             }
         }
-        if failures.len() == 1 || failures.iter().any(ConnectError::is_configuration) {
-            let place = failures.iter().position(ConnectError::is_configuration).unwrap_or(0);
-            return Err(failures.swap_remove(place));
+        // one host that refuses us is no reason to give up while another is merely down
+        if failures.len() == 1 || failures.iter().all(ConnectError::is_configuration) {
+            return Err(failures.swap_remove(0));
         }
         let texts = failures.iter().map(|error| crate::store::chain(error));
         Err(ConnectError::NoHost(texts.collect::<Vec<_>>().join("; ")))
@@ -160,7 +178,7 @@ impl Connector {
                 None => open(host, NoTls).await.map_err(refused)?,
                 Some(tls) => open(host, tls.clone()).await.map_err(refused)?,
             };
-            self.settle(&connection.client, host).await?;
+            connection.standby = self.settle(&connection.client, host).await?;
             if self.prepare {
                 connection.statements =
                     Statements::prepare(&connection.client).await.map_err(refused)?;
@@ -171,7 +189,8 @@ impl Connector {
         time::timeout(CONNECT_TIMEOUT, session).await.map_err(silent)?
     }
 
-    async fn settle(&self, client: &Client, host: &Config) -> Result<(), ConnectError> {
+    /// Puts the session's settings in force; answers whether its commits have to wait for a standby.
+    async fn settle(&self, client: &Client, host: &Config) -> Result<bool, ConnectError> {
         let refused = |source| ConnectError::Refused { host: name(host), source };
         let must = future::join_all(SESSION.map(|setting| client.batch_execute(setting)));
         let wish = future::join_all(WISHES.map(|setting| client.batch_execute(setting)));
@@ -188,7 +207,7 @@ impl Connector {
     async fn check_durability(
         &self,
         client: &Client,
-    ) -> Result<(), Result<ConnectError, tokio_postgres::Error>> {
+    ) -> Result<bool, Result<ConnectError, tokio_postgres::Error>> {
         let show = async |name: &str| match client.simple_query(&format!("SHOW {name}")).await {
             Ok(rows) => Ok(rows.iter().find_map(|message| {
                 let SimpleQueryMessage::Row(row) = message else { return None };
@@ -209,18 +228,33 @@ impl Connector {
         if fsync.as_deref() == Some("off") {
             return Err(Ok(ConnectError::NoFsync));
         }
-        let Some(commit) = commit else { return Ok(()) };
-        match (self.durability, commit.as_str()) {
-            (Durability::Replicated, "off" | "local") => {
-                Err(Ok(ConnectError::NotReplicated { found: commit }))
-            }
-            // an answer must not leave before its commit is on the disk, whatever the role's default is
-            (Durability::Local, "off") => {
-                client.batch_execute("SET synchronous_commit = on").await.map_err(Err)
-            }
-            _ => Ok(()),
+        let Some(commit) = commit else { return Ok(false) };
+        let version = show("server_version").await?.unwrap_or_default();
+        // YugabyteDB is a PostgreSQL to look at, and replicates by itself
+        let standby = self.durability == Durability::Replicated && !version.contains("YB");
+        if standby && matches!(commit.as_str(), "off" | "local") {
+            return Err(Ok(ConnectError::NotReplicated { found: commit }));
         }
+        if standby && forgets_to_wait(&version) {
+            return Err(Ok(ConnectError::ForgetsToWait { found: version }));
+        }
+        // an answer must not leave before its commit is on the disk, whatever the default is or becomes
+        let pinned = match commit.as_str() {
+            "remote_apply" | "remote_write" | "local" => commit.as_str(),
+            _ => "on",
+        };
+        let pin = format!("SET synchronous_commit = {pinned}");
+        client.batch_execute(&pin).await.map_err(Err)?;
+        Ok(standby)
     }
+}
+
+/// Releases before May 2025 could take a moment after their start until they knew that commits have to wait.
+fn forgets_to_wait(version: &str) -> bool {
+    let mut numbers = version.split(['.', ' ', '-']).map_while(|part| part.parse::<u32>().ok());
+    let (Some(major), minor) = (numbers.next(), numbers.next().unwrap_or(0)) else { return false };
+    let mended = [(13, 21), (14, 18), (15, 13), (16, 9), (17, 5)];
+    mended.iter().any(|(release, since)| *release == major && minor < *since)
 }
 
 impl Manager for Connector {
@@ -288,7 +322,14 @@ where
         }
     });
     let driver = driver.abort_handle();
-    Ok(Connection { client, statements: Statements::default(), warnings, driver })
+    Ok(Connection {
+        client,
+        statements: Statements::default(),
+        standby: false,
+        committing: AtomicBool::new(false),
+        warnings,
+        driver,
+    })
 }
 
 /// A connection of the pool's that is closed when it is dropped, unless whoever used it says that it is as it was.
@@ -318,5 +359,20 @@ impl std::ops::Deref for Lease {
 
     fn deref(&self) -> &Connection {
         self.0.as_ref().expect("taken only by what ends it")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_that_may_forget_to_wait_are_known() {
+        for old in ["15.12", "13.20 (Debian 13.20-1)", "17.4", "14.0"] {
+            assert!(forgets_to_wait(old), "{old}");
+        }
+        for mended in ["15.13", "15.18 (Debian 15.18-0+deb12u1)", "17.5", "18.0", "18beta1", ""] {
+            assert!(!forgets_to_wait(mended), "{mended}");
+        }
     }
 }

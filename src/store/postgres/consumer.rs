@@ -10,7 +10,7 @@ use super::{
     },
     Postgres,
     columns::{self, Columns, long, small},
-    commit,
+    commit::commit,
     connection::Connection,
     failure::{Failure, before_commit},
     transaction::{self, Meta, guarded},
@@ -21,7 +21,7 @@ use crate::domain::{
 };
 
 /// Consumers that exist are locked by their row. One that does not is made first, so that there is a row to lock, and
-/// rolled back if nothing is to be kept.
+/// removed again if nothing is to be kept.
 const TRIES: usize = 8;
 
 impl Postgres {
@@ -185,9 +185,10 @@ async fn change(
         }
     };
     match kept {
+        // committed all the same, because what was read is told, and must be as durable as what is written
+        Kept::AsItIs if !is_new => {}
         Kept::AsItIs => {
-            client.batch_execute("ROLLBACK").await.map_err(before_commit)?;
-            return Ok(Done::Yes);
+            client.execute(&statements.drop_consumer, &[&key]).await.map_err(before_commit)?;
         }
         Kept::Nothing => {
             let everywhere: Vec<i32> = (0..partitions.count()).map(i32::from).collect();

@@ -35,6 +35,16 @@ pub enum DsnError {
         "not a URL like postgres://user@host1:5432,host2:5432/database?sslmode=verify-full: {0}"
     )]
     Unreadable(String),
+    /// Something that this program decides by itself.
+    #[error(
+        "{0} is not taken: this program has its own; leave it out (an address can stand as the host)"
+    )]
+    Ours(String),
+    /// A host that cannot be one; most likely the rest of a password.
+    #[error(
+        "a host's name has an @ in it: write an @ of the password as %40, or use store.password_file"
+    )]
+    At,
     /// It names no host.
     #[error("it names no host")]
     NoHost,
@@ -77,6 +87,14 @@ impl Dsn {
                     return Err(DsnError::Session(decoded.into_owned()));
                 }
                 "target_session_attrs" => {}
+                "hostaddr"
+                | "connect_timeout"
+                | "tcp_user_timeout"
+                | "keepalives"
+                | "keepalives_idle"
+                | "keepalives_interval"
+                | "keepalives_retries"
+                | "load_balance_hosts" => return Err(DsnError::Ours(name.to_owned())),
                 _ => kept.push(pair),
             }
         }
@@ -92,6 +110,13 @@ impl Dsn {
             DsnError::Unreadable(source.unwrap_or_else(|| error.to_string()))
         };
         let mut config: Config = text.parse().map_err(unreadable)?;
+        if config
+            .get_hosts()
+            .iter()
+            .any(|host| matches!(host, Host::Tcp(name) if name.contains('@')))
+        {
+            return Err(DsnError::At);
+        }
         if let Some(password) = password {
             config.password(password);
         }
@@ -197,6 +222,8 @@ mod tests {
         for url in [
             "postgres://u:hunter2@h:port/db",
             "postgres://u:hunter2@h/db?no_such_option=1",
+            "postgres://u:hun@hunter2@h/db",
+            "postgres://u:hunter2@h/db?hostaddr=10.0.0.1",
             "postgres://u:hunter2@h/db?target_session_attrs=read-only",
             "postgres://u:hunter2@h/db?sslmode=verify-full&sslcert=a",
         ] {

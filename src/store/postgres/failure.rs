@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::super::Error;
+use super::super::{Error, Source};
 
 /// What becomes of a transaction that failed before it was asked to commit.
 #[derive(Debug)]
@@ -33,24 +33,24 @@ pub(super) fn before_commit(error: tokio_postgres::Error) -> Failure {
     let Some(code) = state(&error).map(SqlState::code) else {
         // parameters that cannot be written are somebody's data; everything else is the connection
         return if error.is_closed() || std::error::Error::source(&error).is_some_and(is_io) {
-            Failure::Reconnect(Error::Unavailable(error.into()))
+            Failure::Reconnect(Error::Unavailable(told(error)))
         } else {
-            Failure::Final(Error::Data(error.into()))
+            Failure::Final(Error::Data(told(error)))
         };
     };
     match code {
         // serialization failure, deadlock, lock not available, statement timed out
-        "40001" | "40P01" | "55P03" | "57014" => Failure::Again(Error::Unavailable(error.into())),
+        "40001" | "40P01" | "55P03" | "57014" => Failure::Again(Error::Unavailable(told(error))),
         // a read-only server, an administrator's shutdown, a server that starts
-        "25006" | "25P03" | "57P01" | "57P02" | "57P03" => {
-            Failure::Reconnect(Error::Unavailable(error.into()))
+        "25006" | "25P03" | "25P04" | "26000" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => {
+            Failure::Reconnect(Error::Unavailable(told(error)))
         }
         "XX001" | "XX002" => Failure::Final(Error::Damaged("database page")),
         _ => match code.get(..2) {
-            Some("08") => Failure::Reconnect(Error::Unavailable(error.into())),
-            Some("22" | "23") => Failure::Final(Error::Data(error.into())),
+            Some("08") => Failure::Reconnect(Error::Unavailable(told(error))),
+            Some("22" | "23") => Failure::Final(Error::Data(told(error))),
             // full, out of memory, no such table, no permission …
-            _ => Failure::Final(Error::Unavailable(error.into())),
+            _ => Failure::Final(Error::Unavailable(told(error))),
         },
     }
 }
@@ -58,10 +58,29 @@ pub(super) fn before_commit(error: tokio_postgres::Error) -> Failure {
 /// COMMIT itself failed. Only an answer that says "rolled back" means that nothing was committed.
 pub(super) fn at_commit(error: tokio_postgres::Error) -> Failure {
     match state(&error).map(SqlState::code) {
-        Some("40001" | "40P01") => Failure::Again(Error::Unavailable(error.into())),
-        Some(code) if code.starts_with("23") => Failure::Final(Error::Data(error.into())),
-        _ => Failure::Final(Error::CommitUnknown(error.into())),
+        Some("40001" | "40P01") => Failure::Again(Error::Unavailable(told(error))),
+        Some(code) if code.starts_with("23") => Failure::Final(Error::Data(told(error))),
+        _ => Failure::Final(Error::CommitUnknown(told(error))),
     }
+}
+
+/// An error without the row it is about: the server's DETAIL quotes it, and this one ends in a log.
+fn told(error: tokio_postgres::Error) -> Source {
+    match error.as_db_error() {
+        Some(refused) => Box::new(Refused {
+            code: refused.code().code().to_owned(),
+            message: refused.message().to_owned(),
+        }),
+        None => error.into(),
+    }
+}
+
+/// What the server said, as far as it is fit for a log.
+#[derive(Debug, thiserror::Error)]
+#[error("{message} (SQLSTATE {code})")]
+struct Refused {
+    code: String,
+    message: String,
 }
 
 fn is_io(source: &(dyn std::error::Error + 'static)) -> bool {

@@ -5,15 +5,19 @@
 //! replicas never decide the same key at the same time, and positions are given under the lock, so they are gapless and
 //! in the order of the commits: see transaction.rs.
 
-/// Runs a block, whose value is a `Result<_, Failure>`, on a connection of its own, tried again while that may help.
+/// Runs a block, whose value is a `Result<_, Failure>`, on a connection of its own, tried again while that may help. What
+/// may have been committed is never run again.
 macro_rules! on_connection {
-    ($store:expr, $connection:ident => $body:block) => {{
-        let mut tries = $crate::store::postgres::Tries::new($store);
+    ($store:expr, $connection:ident => $body:block) => {
+        on_connection!($store, $crate::store::postgres::ROUND_TRIP, $connection => $body)
+    };
+    ($store:expr, $patience:expr, $connection:ident => $body:block) => {{
+        let mut tries = $crate::store::postgres::Tries::new($store, $patience);
         loop {
             let lease = tries.lease().await?;
             let done = {
-                let $connection: &$crate::store::postgres::connection::Connection = &lease.0;
-                tries.bounded(async $body).await
+                let $connection: &$crate::store::postgres::connection::Connection = &lease;
+                tries.bounded($connection, async $body).await
             };
             if let Some(done) = tries.settle(lease, done).await? {
                 break Ok(done);
@@ -23,6 +27,7 @@ macro_rules! on_connection {
 }
 
 mod columns;
+mod commit;
 mod connection;
 mod consumer;
 mod dsn;
@@ -35,22 +40,27 @@ mod upkeep;
 mod write;
 
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use deadpool::managed::{Pool, Timeouts};
-use tokio::time;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time,
+};
 
+use self::{
+    commit::commit,
+    connection::{Connector, Lease},
+    failure::{Failure, before_commit},
+    transaction::{Meta, ROUND_TRIP},
+};
 pub use self::{
     connection::ConnectError,
     dsn::{Dsn, DsnError, TlsFiles},
     tls::TlsError,
-};
-use self::{
-    connection::{Connector, Lease},
-    failure::{Failure, before_commit},
-    transaction::{Meta, ROUND_TRIP},
 };
 use super::{
     Backlog, Batch, Changes, Cursor, Error, Follow, Granted, Head, Known, Outstanding,
@@ -159,28 +169,62 @@ impl OpenError {
 /// The store over a database.
 pub struct Postgres {
     pool: Pool<Connector>,
+    /// For everything but decisions: however many ask for something else, these have their connections.
+    spare: Semaphore,
     partitions: Partitions,
-    durability: Durability,
     lanes: usize,
     heads: Heads,
 }
 
 /// The heads that are known to be durable: of our own commits, and of others' behind a barrier.
-struct Heads(Mutex<Vec<Head>>);
+struct Heads(Mutex<KnownHeads>);
+
+/// The same at one moment, and of which epoch they are.
+#[derive(Clone, Debug, Default)]
+struct KnownHeads {
+    epoch: u64,
+    heads: Vec<Head>,
+}
 
 impl Heads {
-    fn durable(&self, heads: &[(u16, Head)]) {
+    fn of(partitions: Partitions) -> Self {
+        let heads = vec![Head::default(); usize::from(partitions.count())];
+        Self(Mutex::new(KnownHeads { epoch: 0, heads }))
+    }
+
+    fn durable(&self, epoch: u64, heads: &[(u16, Head)]) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if epoch < known.epoch {
+            return;
+        }
+        if epoch > known.epoch {
+            // a restored store may end before the one we knew
+            known.epoch = epoch;
+            known.heads.fill(Head::default());
+        }
         for (partition, head) in heads {
-            if let Some(known) = known.get_mut(usize::from(*partition)) {
+            if let Some(known) = known.heads.get_mut(usize::from(*partition)) {
                 known.position = known.position.max(head.position);
                 known.purged = known.purged.max(head.purged);
             }
         }
     }
 
-    fn all(&self) -> Vec<Head> {
+    fn snapshot(&self) -> KnownHeads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl KnownHeads {
+    /// Whether these heads, read after this snapshot was taken, lack something that was durable then: proof that the
+    /// database was restored, or that a failover lost commits.
+    fn is_ahead_of(&self, epoch: u64, read: &BTreeMap<u16, Head>) -> bool {
+        let lost = |(partition, head): (&u16, &Head)| {
+            self.heads
+                .get(usize::from(*partition))
+                .is_some_and(|known| known.position > head.position)
+        };
+        self.epoch == epoch && read.iter().any(lost)
     }
 }
 
@@ -216,10 +260,10 @@ impl Postgres {
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(|error| OpenError::Connect(ConnectError::NoHost(error.to_string())))?;
-        let heads = vec![Head::default(); usize::from(options.partitions.count())];
-        let (partitions, durability) = (options.partitions, options.durability);
-        let heads = Heads(Mutex::new(heads));
-        Ok((Self { pool, partitions, durability, lanes, heads }, primary))
+        let partitions = options.partitions;
+        let heads = Heads::of(partitions);
+        let spare = Semaphore::new(options.spare_connections.max(1));
+        Ok((Self { pool, spare, partitions, lanes, heads }, primary))
     }
 
     /// A connection that nobody else uses meanwhile.
@@ -244,102 +288,127 @@ impl Postgres {
         although_suspect: bool,
         read: impl FnMut(Known) -> T + Send + 'static,
     ) -> Result<T, Error> {
+        let _permit = self.spare(Instant::now() + 2 * ROUND_TRIP).await?;
         let mut look = Look { wanted, although_suspect, read, seen: None };
         self.run(&mut look).await?;
         Ok(look.seen.unwrap_or_default())
     }
 
-    async fn read_heads(&self) -> Result<Vec<Head>, Error> {
-        let read = {
-            let read: Result<_, Error> = on_connection!(self, connection => {
-                let statements = &connection.statements;
-                let rows = connection.client.query(&statements.read_heads, &[]).await;
-                transaction::heads(&rows.map_err(before_commit)?).map_err(Failure::Final)
-            });
-            read?
-        };
-        let known = self.heads.all();
-        let ahead = |(partition, head): &(&u16, &Head)| {
-            known.get(usize::from(**partition)).is_none_or(|known| known.position < head.position)
-        };
-        let ahead: Vec<u16> = read.iter().filter(ahead).map(|(partition, _)| *partition).collect();
-        let durable = match self.durability {
-            _ if ahead.is_empty() => read,
-            // what can be seen there has been flushed there
-            Durability::Local => read,
-            Durability::Replicated => {
-                let purged: Vec<(u16, Head)> = read
-                    .iter()
-                    .map(|(partition, head)| (*partition, Head { position: 0, ..*head }))
-                    .collect();
-                self.heads.durable(&purged);
-                self.barrier(&ahead).await?
-            }
-        };
-        self.heads.durable(&durable.into_iter().collect::<Vec<_>>());
-        Ok(self.heads.all())
+    /// A permit for one of the connections that decisions do not need.
+    async fn spare(&self, end: Instant) -> Result<SemaphorePermit<'_>, Error> {
+        match time::timeout_at(end.into(), self.spare.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(Error::Closed),
+            Err(_) => Err(Error::Unavailable("too much else is asked of the database".into())),
+        }
     }
 
-    /// Locks heads and commits: the commit waits for the standby, and so for everything that was committed before.
-    async fn barrier(
-        &self,
-        partitions: &[u16],
-    ) -> Result<std::collections::BTreeMap<u16, Head>, Error> {
-        let partitions: Vec<i32> = partitions.iter().copied().map(i32::from).collect();
-        on_connection!(self, connection => {
-            let connection::Connection { client, statements, .. } = connection;
-            client.batch_execute("BEGIN").await.map_err(before_commit)?;
-            let rows = client.query(&statements.lock_heads, &[&partitions]).await;
-            let heads = transaction::heads(&rows.map_err(before_commit)?).map_err(Failure::Final)?;
+    async fn read_heads(&self) -> Result<Vec<Head>, Error> {
+        let known = self.heads.snapshot();
+        let read: Result<_, Error> = on_connection!(self, connection => {
+            let (epoch, heads) = heads_now(connection).await?;
+            let ahead = |(partition, head): (&u16, &Head)| {
+                known.heads.get(usize::from(*partition)).is_none_or(|at| at.position < head.position)
+            };
+            let news = known.epoch != epoch || heads.iter().any(ahead);
+            if !(connection.standby && news) {
+                // what can be seen there has been flushed there, and need not be elsewhere
+                return Ok((epoch, heads));
+            }
+            // A transaction that has written something waits for its standby when it commits, and so for everything that
+            // was committed before; of the heads it locks none, so nobody waits for it.
+            let client = &connection.client;
+            client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await.map_err(before_commit)?;
+            let (epoch, heads) = heads_now(connection).await?;
+            let barrier = client.query(&connection.statements.barrier, &[]).await;
+            barrier.map_err(before_commit)?;
             commit(connection).await?;
-            Ok(heads)
-        })
+            Ok((epoch, heads))
+        });
+        let (epoch, read) = read?;
+        if known.is_ahead_of(epoch, &read) {
+            return Err(self.commits_are_lost().await);
+        }
+        self.heads.durable(epoch, &read.into_iter().collect::<Vec<_>>());
+        Ok(self.heads.snapshot().heads)
     }
+
+    /// The database ends before something that was durable: nothing may be decided until people have looked.
+    async fn commits_are_lost(&self) -> Error {
+        let why = "the database lacks commits that were durable: it was restored, or a failover lost them";
+        tracing::error!("{why}; nothing is decided until `reconcile`");
+        let change = StandingChange::Suspect(why.to_owned());
+        // if it cannot be written now, the next one to look writes it
+        if let Err(error) = Box::pin(self.write_standing(change)).await {
+            tracing::warn!(error = %super::chain(&error), "the store could not be marked as suspect");
+        }
+        Error::Suspect(why.to_owned())
+    }
+}
+
+/// The epoch and all heads, as of now.
+async fn heads_now(
+    connection: &connection::Connection,
+) -> Result<(u64, BTreeMap<u16, Head>), Failure> {
+    let connection::Connection { client, statements, .. } = connection;
+    let heads = async { client.query(&statements.read_heads, &[]).await };
+    let (meta, heads) = futures_util::future::join(meta(connection), heads).await;
+    let heads = transaction::heads(&heads.map_err(before_commit)?).map_err(Failure::Final)?;
+    Ok((meta?.epoch, heads))
 }
 
 /// Tries of a read or of a small transaction, each on a connection of its own, while trying again may help.
 struct Tries<'a> {
     store: &'a Postgres,
+    permit: Option<SemaphorePermit<'a>>,
+    /// For one try, before its COMMIT.
+    patience: Duration,
     end: Instant,
     pause: Duration,
 }
 
 impl<'a> Tries<'a> {
-    fn new(store: &'a Postgres) -> Self {
-        Self { store, end: Instant::now() + 2 * ROUND_TRIP, pause: Duration::from_millis(2) }
+    fn new(store: &'a Postgres, patience: Duration) -> Self {
+        let (end, pause) = (Instant::now() + 2 * patience, Duration::from_millis(2));
+        Self { store, permit: None, patience, end, pause }
     }
 
-    /// A connection, and how many warnings it had.
-    async fn lease(&mut self) -> Result<(Lease, u64), Error> {
+    async fn lease(&mut self) -> Result<Lease, Error> {
+        if self.permit.is_none() {
+            self.permit = Some(self.store.spare(self.end).await?);
+        }
         loop {
             match self.store.lease(self.end).await {
-                Ok(lease) => {
-                    let before = lease.warnings();
-                    return Ok((lease, before));
-                }
+                Ok(lease) => return Ok(lease),
                 Err(failure) => self.again(failure).await?,
             }
         }
     }
 
+    /// Work on a server that may not answer. A COMMIT that is under way has a deadline of its own.
     async fn bounded<T>(
         &self,
+        connection: &connection::Connection,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let end = self.end.min(Instant::now() + ROUND_TRIP);
-        time::timeout_at(end.into(), work).await.unwrap_or_else(|_| {
-            Err(Failure::Reconnect(Error::Unavailable("the database does not answer".into())))
-        })
+        let mut work = std::pin::pin!(work);
+        let end = self.end.min(Instant::now() + self.patience);
+        if let Ok(done) = time::timeout_at(end.into(), &mut work).await {
+            return done;
+        }
+        if connection.committing.load(Ordering::Acquire) {
+            return work.await;
+        }
+        Err(Failure::Reconnect(Error::Unavailable("the database does not answer".into())))
     }
 
     /// What was done, unless it has to be done again.
     async fn settle<T>(
         &mut self,
-        (lease, before): (Lease, u64),
+        lease: Lease,
         done: Result<T, Failure>,
     ) -> Result<Option<T>, Error> {
         match done {
-            Ok(_) if lease.warnings() != before => Err(Error::CommitUnknown(WARNED.into())),
             Ok(done) => {
                 lease.keep();
                 Ok(Some(done))
@@ -364,18 +433,6 @@ impl<'a> Tries<'a> {
         self.pause = (self.pause * 2).min(Duration::from_millis(100));
         Ok(())
     }
-}
-
-/// A COMMIT of which the server warned may have been a cancelled wait for its standby.
-const WARNED: &str = "the database warned while it committed; see the log";
-
-/// COMMIT, however long the standby takes: see transaction.rs.
-async fn commit(connection: &connection::Connection) -> Result<(), Failure> {
-    let endless = connection.client.batch_execute("SET LOCAL statement_timeout = 0");
-    let commit = connection.client.batch_execute("COMMIT");
-    let (endless, committed) = futures_util::future::join(endless, commit).await;
-    endless.map_err(before_commit)?;
-    committed.map_err(failure::at_commit)
 }
 
 /// A batch that only reads.

@@ -41,8 +41,12 @@ statements! {
         "SELECT epoch, onboarding, filling, suspect,
          (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
          current_setting('synchronous_standby_names', true) <> ''
-         AND current_setting('synchronous_commit', true) NOT IN ('off', 'local')
          FROM meta WHERE only_row = 1";
+    /// Whether commits wait for a standby: asked behind a COMMIT as well, because a server whose list of standbys becomes
+    /// empty lets all that wait go, without a word.
+    commits_wait = "SELECT current_setting('synchronous_standby_names', true) <> ''";
+    /// Makes a transaction write something, so that its COMMIT waits for its standby, and for all before it.
+    barrier = "SELECT 1 FROM meta WHERE only_row = 1 FOR SHARE";
     load_payments =
         "SELECT p.psp_id, p.payment_request_id, p.state, p.acquirer_id, p.recorded_at, p.amount, p.currency,
          p.initiated_at, p.verdict, p.verdict_at, p.verdict_by, p.verdict_trace, p.refunds, p.money, p.return_amount,

@@ -3,9 +3,7 @@
 //!
 //! Answers, repeated ones too, come from a transaction that took its partitions' locks: it has written something, so its
 //! own COMMIT waits for whatever replication the server waits for, and what was answered is as durable as an answer must
-//! be. A COMMIT is never cancelled: PostgreSQL then reports success with a mere warning, for a commit that a failover
-//! would lose. So no time-out of the server's applies to it, a time-out of ours closes the connection without a cancel
-//! request, and a warning while it is under way means that the commit is unknown.
+//! be: see commit.rs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,16 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future;
+use futures_util::{FutureExt as _, future};
 use tokio::time;
 use tokio_postgres::Row;
 
 use super::{
     super::{Batch, Changes, Error, Head, Known, Positioned, Wanted, record::authorization_key},
-    Durability, Postgres, WARNED,
+    Postgres,
     columns::{self, Columns},
+    commit::{COMMIT, commit_behind},
     connection::{Connection, Lease},
-    failure::{Failure, at_commit, before_commit},
+    failure::{Failure, before_commit},
     write::{self, Events},
 };
 use crate::domain::{
@@ -34,6 +33,8 @@ use crate::domain::{
 /// For a round trip before COMMIT. A frozen server's host still acknowledges packets, so only a deadline of our own ends
 /// the wait.
 pub(super) const ROUND_TRIP: Duration = Duration::from_millis(2_200);
+/// How often tokens may become known between being resolved and being locked.
+const RESOLVES: u32 = 64;
 /// Longest pause before a transaction is tried again.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
@@ -44,8 +45,8 @@ pub(super) struct Meta {
     pub(super) filling: bool,
     pub(super) suspect: Option<String>,
     pub(super) clock: Timestamp,
-    /// Whether this session's commits wait for a standby; absent where the engine replicates by itself.
-    replicated: Option<bool>,
+    /// Whether commits wait for a standby; absent where the engine does not know the question.
+    commits_wait: Option<bool>,
 }
 
 impl Meta {
@@ -60,17 +61,23 @@ impl Meta {
                 .get::<Option<Vec<u8>>>()?
                 .map(|text| String::from_utf8_lossy(&text).into_owned()),
             clock: Timestamp { unix_ms: row.get()? },
-            replicated: row.get()?,
+            commits_wait: row.get()?,
         })
     }
 
-    /// Whether anything may be decided.
-    fn check(&self, durability: Durability, batch: &dyn Batch) -> Result<(), Error> {
-        if durability == Durability::Replicated && self.replicated == Some(false) {
-            let why = "commits do not wait for a standby now (synchronous_standby_names, synchronous_commit), and \
+    /// Whether commits wait for a standby, where they have to.
+    pub(super) fn check_durability(&self, connection: &Connection) -> Result<(), Error> {
+        if connection.standby && self.commits_wait != Some(true) {
+            let why = "commits do not wait for a standby now (synchronous_standby_names is empty), and \
                  store.durability = \"replicated\"";
             return Err(Error::Unavailable(why.into()));
         }
+        Ok(())
+    }
+
+    /// Whether anything may be decided.
+    fn check(&self, connection: &Connection, batch: &dyn Batch) -> Result<(), Error> {
+        self.check_durability(connection)?;
         if let Some(why) = self.suspect.as_ref().filter(|_| !batch.although_suspect()) {
             return Err(Error::Suspect(why.clone()));
         }
@@ -84,8 +91,8 @@ impl Meta {
 
 /// What came of an attempt.
 enum Attempt {
-    /// With the heads of its partitions.
-    Committed(Vec<(u16, Head)>),
+    /// In this epoch, with the heads of its partitions.
+    Committed(u64, Vec<(u16, Head)>),
     /// A token became known since the tokens were resolved, so its authorization must be locked as well.
     ResolveAgain,
 }
@@ -95,14 +102,19 @@ impl Postgres {
     pub(super) async fn run(&self, batch: &mut dyn Batch) -> Result<(), Error> {
         let deadline = batch.deadline();
         let mut pause = Duration::from_millis(2);
+        let mut resolved_again = 0;
         loop {
-            let failure = match self.attempt(batch, deadline).await {
-                Ok(Attempt::Committed(heads)) => {
-                    self.heads.durable(&heads);
+            let failure = match Box::pin(self.attempt(batch, deadline)).await {
+                Ok(Attempt::Committed(epoch, heads)) => {
+                    self.heads.durable(epoch, &heads);
                     return Ok(());
                 }
-                // what is known stays known, so this does not go on for long
-                Ok(Attempt::ResolveAgain) => continue,
+                // what is known stays known, so this ends, unless the authorization is not there at all
+                Ok(Attempt::ResolveAgain) if resolved_again < RESOLVES => {
+                    resolved_again += 1;
+                    continue;
+                }
+                Ok(Attempt::ResolveAgain) => return Err(Error::Damaged("authorization")),
                 Err(failure) => failure,
             };
             if matches!(failure, Failure::Reconnect(_)) {
@@ -123,8 +135,8 @@ impl Postgres {
         let wanted = guarded(|| batch.wanted())?;
         let connection = self.lease(deadline).await?;
         let transaction = Transaction { connection, partitions: self.partitions, deadline };
-        let before = transaction.connection.warnings();
-
+        // before anything is read: what others commit meanwhile is no proof of a loss
+        let known_heads = self.heads.snapshot();
         let resolved = transaction.within(transaction.resolve(&wanted)).await?;
         let locked = lock_set(&wanted, &resolved, self.partitions);
         let loading = transaction.load(&wanted, &resolved, &locked);
@@ -134,8 +146,13 @@ impl Postgres {
             transaction.connection.keep();
             return Ok(Attempt::ResolveAgain);
         }
-        let refused = loaded.meta.check(self.durability, batch);
-        let Loaded { known, heads, .. } = loaded;
+        if known_heads.is_ahead_of(loaded.meta.epoch, &loaded.heads) {
+            transaction.within(transaction.rollback()).await?;
+            transaction.connection.keep();
+            return Err(Failure::Final(self.commits_are_lost().await));
+        }
+        let refused = loaded.meta.check(&transaction.connection, batch);
+        let Loaded { known, heads, meta } = loaded;
         if let Err(error) = refused {
             transaction.within(transaction.rollback()).await?;
             transaction.connection.keep();
@@ -150,11 +167,8 @@ impl Postgres {
             }
         };
         let heads = transaction.finish(&changes, heads).await?;
-        if transaction.connection.warnings() != before {
-            return Err(Failure::Final(Error::CommitUnknown(WARNED.into())));
-        }
         transaction.connection.keep();
-        Ok(Attempt::Committed(heads))
+        Ok(Attempt::Committed(meta.epoch, heads))
     }
 }
 
@@ -212,7 +226,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn read(&self, wanted: &Wanted) -> Result<Loaded, Error> {
+    fn read(&self, wanted: &Wanted, partitions: usize) -> Result<Loaded, Error> {
         let meta = Meta::read(&self.meta)?;
         let mut known =
             Known { onboarding: meta.onboarding, clock: Some(meta.clock), ..Known::default() };
@@ -233,7 +247,12 @@ impl Rows {
             }
             known.tokens.insert(key.hash, token);
         }
-        Ok(Loaded { known, meta, heads: heads(&self.lock)? })
+        let heads = heads(&self.lock)?;
+        // a partition without a head cannot be locked, and nothing may be decided without a lock
+        if heads.len() != partitions {
+            return Err(Error::Damaged("partition_head"));
+        }
+        Ok(Loaded { known, meta, heads })
     }
 }
 
@@ -327,7 +346,7 @@ impl Transaction {
             grants: grants.map_err(before_commit)?,
             tokens: tokens.map_err(before_commit)?,
         };
-        rows.read(wanted).map_err(Failure::Final)
+        rows.read(wanted, locked.len()).map_err(Failure::Final)
     }
 
     async fn rollback(&self) -> Result<(), Failure> {
@@ -360,17 +379,12 @@ impl Transaction {
             && events.is_empty();
 
         let connection = &*self.connection;
-        let endless = async {
-            // statement_timeout would cancel a COMMIT that waits for its standby
-            connection.client.batch_execute("SET LOCAL statement_timeout = 0").await
-        };
         let heads_saved = async {
             if nothing {
                 return Ok(());
             }
             write::heads(connection, &positions).await
         };
-        let commit = connection.client.batch_execute("COMMIT");
         let writes = future::join5(
             write::payments(connection, &changes.payments),
             write::grants(connection, &changes.authorizations),
@@ -378,21 +392,11 @@ impl Transaction {
             write::events(connection, &events, Events::New),
             heads_saved,
         );
-        let all = future::join3(endless, writes, commit);
-        let unknown = |why: &'static str| Failure::Final(Error::CommitUnknown(why.into()));
-        let (endless, writes, commit) = time::timeout_at(self.deadline.into(), all)
-            .await
-            .map_err(|_| unknown("the database did not answer a COMMIT in time"))?;
-        let (payments, grants, tokens, events, heads_saved) = writes;
-        for result in [endless, payments, grants, tokens, events, heads_saved] {
-            let Err(error) = result else { continue };
-            // the server refused a statement, so its COMMIT was a ROLLBACK; a connection that broke tells nothing
-            return Err(match error.as_db_error() {
-                Some(_) => before_commit(error),
-                None => Failure::Final(Error::CommitUnknown(error.into())),
-            });
-        }
-        commit.map_err(at_commit)?;
+        let writes = writes.map(|(payments, grants, tokens, events, heads)| {
+            [payments, grants, tokens, events, heads]
+        });
+        let end = self.deadline.min(Instant::now() + COMMIT);
+        commit_behind(connection, writes, end).await?;
         Ok(heads.into_iter().collect())
     }
 }

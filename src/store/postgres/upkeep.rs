@@ -1,5 +1,7 @@
 //! What is done to a store as a whole: its standing, its backlog, purging, and moving one store into another.
 
+use std::time::Duration;
+
 use tokio_postgres::types::ToSql;
 
 use super::{
@@ -9,7 +11,7 @@ use super::{
     },
     Postgres,
     columns::{self, Columns, long, small},
-    commit,
+    commit::commit,
     connection::Connection,
     failure::{Failure, before_commit},
     meta,
@@ -17,6 +19,8 @@ use super::{
 };
 use crate::domain::{consumer::ConsumerName, time::Timestamp};
 
+/// For a page of another store's, and for counting all events at its end.
+const FILLING: Duration = Duration::from_mins(10);
 /// Statements of these are few; they are prepared as they are used.
 const JOURNAL: &str = "INSERT INTO journal (at, nonce, what, why)
      VALUES ((extract(epoch FROM clock_timestamp()) * 1000)::bigint, $1, $2, $3)";
@@ -25,6 +29,8 @@ impl Postgres {
     pub(super) async fn read_standing(&self) -> Result<Standing, Error> {
         on_connection!(self, connection => {
             let meta = meta(connection).await?;
+            // readiness hangs on this one
+            meta.check_durability(connection).map_err(Failure::Final)?;
             let (epoch, onboarding) = (meta.epoch, meta.onboarding);
             Ok(Standing { epoch, onboarding, suspect: meta.suspect })
         })
@@ -115,7 +121,7 @@ impl Postgres {
         before: Timestamp,
         limit: u32,
     ) -> Result<u64, Error> {
-        on_connection!(self, connection => {
+        let done: Result<_, Error> = on_connection!(self, connection => {
             let client = &connection.client;
             let statements = &connection.statements;
             let mut upto = upto.clone();
@@ -144,9 +150,11 @@ impl Postgres {
                 }
             }
             commit(connection).await?;
-            self.heads.durable(&purged);
-            Ok(u64::from(limit).saturating_sub(left))
-        })
+            Ok((u64::from(limit).saturating_sub(left), purged))
+        });
+        let (removed, purged) = done?;
+        self.heads.durable(self.heads.snapshot().epoch, &purged);
+        Ok(removed)
     }
 
     pub(super) async fn read_page(&self, cursor: Cursor, limit: u32) -> Result<Page, Error> {
@@ -170,7 +178,7 @@ impl Postgres {
 
     /// Writes a page, once the store is marked as one that is being filled.
     async fn start_filling(&self, page: &Page) -> Result<(), Error> {
-        on_connection!(self, connection => {
+        on_connection!(self, FILLING, connection => {
             let client = &connection.client;
             client.batch_execute("BEGIN").await.map_err(before_commit)?;
             mark_filling(connection).await?;
@@ -192,7 +200,7 @@ impl Postgres {
             let why = "the other store has another number of partitions";
             return Err(Error::Data(why.into()));
         }
-        on_connection!(self, connection => {
+        on_connection!(self, FILLING, connection => {
             let client = &connection.client;
             client.batch_execute("BEGIN").await.map_err(before_commit)?;
             mark_filling(connection).await?;
@@ -228,6 +236,10 @@ async fn mark_filling(connection: &Connection) -> Result<(), Failure> {
          AND NOT EXISTS (SELECT 1 FROM token) AND NOT EXISTS (SELECT 1 FROM event)
          AND NOT EXISTS (SELECT 1 FROM consumer)) FROM meta WHERE only_row = 1 FOR UPDATE";
     let client = &connection.client;
+    // whoever is deciding is done when this returns, and whoever decides then sees that the store is being filled
+    let lock = "SELECT partition FROM partition_head ORDER BY partition FOR UPDATE";
+    client.query(lock, &[]).await.map_err(before_commit)?;
+    client.batch_execute("SET LOCAL statement_timeout = 0").await.map_err(before_commit)?;
     let fresh = client.query_one(FRESH, &[]).await.map_err(before_commit)?;
     if !fresh.try_get::<_, bool>(0).map_err(before_commit)? {
         let why = "this store is in use already; only a fresh one can be filled";
