@@ -12,7 +12,8 @@ use crate::harness::{
     eventually,
     grpc::{Followed, Grant, Grpc, Payment, wire},
     json::Connection,
-    service::{Options, Service, run},
+    postgres,
+    service::{Options, Service, Store, run},
     unique,
 };
 
@@ -694,4 +695,35 @@ fn a_name_belongs_to_the_certificate_that_used_it_first() {
     let looked = [&forget[..], &["--identity", "executor.wallet"]].concat();
     assert_eq!(feed("b", &looked).0, Some(0));
     assert_eq!(feed("b", &tail).0, Some(0));
+}
+
+#[test]
+fn replicas_over_one_database_are_one_feed() {
+    let Some(cluster) = postgres::or_skip() else { return };
+    let options =
+        Options { store: Store::Postgres(cluster.fresh_database()), ..Options::default() };
+    let (here, there) = (Service::start(options.clone()), Service::start(options));
+    let (here, there) = (here.grpc(), there.grpc());
+    let mut stream = here.follow("executor");
+    for _ in 0..3 {
+        let payment = cancel_paid(&there);
+        let heard = [stream.event(), stream.event()];
+        for event in &heard {
+            assert_eq!(event.payment_request_id.as_deref(), Some(&*payment.request));
+        }
+        // set aside there, it holds up its key here
+        let at = [at(&heard[1])];
+        assert_eq!(there.park(parking("executor", &stream, &heard[0])).unwrap().waiting, at);
+    }
+    let redrive =
+        wire::RedriveRequest { consumer: "executor".to_owned(), all: true, ..Default::default() };
+    assert_eq!(there.redrive(redrive).unwrap().events, 6);
+    for _ in 0..6 {
+        assert!(stream.next().unwrap().redriven);
+    }
+    let mut newer = there.follow("executor");
+    assert_refused(&stream.end(), Code::Aborted, "SUPERSEDED");
+    for _ in 0..6 {
+        assert!(newer.next().unwrap().redriven, "not acknowledged");
+    }
 }
