@@ -455,7 +455,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 impl Running {
     /// Drains: not ready, wait for the balancer, accept no more, finish what was accepted, close the store.
     pub async fn stop(self) {
-        self.watch.each_ref().map(JoinHandle::abort);
+        self.watch.iter().for_each(JoinHandle::abort);
         self.probes.set_ready(false);
         self.health.stopping().await;
         time::sleep(self.drain_delay).await;

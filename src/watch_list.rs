@@ -64,7 +64,7 @@ impl WatchList {
         loop {
             match self.look(&*store).await {
                 Ok(seen) => {
-                    self.say(&seen, &mut said);
+                    said.say(&seen);
                     *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
                 }
                 // the age of what is told shows it
@@ -85,30 +85,6 @@ impl WatchList {
             consumers: store.consumers().await?.into_iter().collect(),
             standing: store.standing().await?,
         })
-    }
-
-    fn say(&self, seen: &Seen, said: &mut Said) {
-        let Backlog { count, oldest } = seen.unresolved;
-        let due = said.unresolved.is_none_or(|last| elapsed(last, seen.at) >= SAY_EVERY_MS);
-        let age_ms = oldest.map_or(0, |oldest| elapsed(oldest, seen.at));
-        if due && age_ms >= WARN_AFTER_MS {
-            said.unresolved = Some(seen.at);
-            let oldest_seconds = age_ms / 1_000;
-            let what = "payments were cancelled while initiated, and the payment core does not say what became of them";
-            if age_ms >= ALARM_AFTER_MS {
-                tracing::error!(count, oldest_seconds, "{what}");
-            } else {
-                tracing::warn!(count, oldest_seconds, "{what}");
-            }
-        }
-        let due = said.suspect.is_none_or(|last| elapsed(last, seen.at) >= SAY_EVERY_MS);
-        if let Some(why) = seen.standing.suspect.as_ref().filter(|_| due) {
-            said.suspect = Some(seen.at);
-            tracing::error!(
-                why,
-                "the store is suspect; everything is answered U until `reconcile`"
-            );
-        }
     }
 
     /// The gauges as Prometheus reads them; nothing as long as nothing was seen.
@@ -198,6 +174,32 @@ impl WatchList {
 struct Said {
     unresolved: Option<Timestamp>,
     suspect: Option<Timestamp>,
+}
+
+impl Said {
+    fn say(&mut self, seen: &Seen) {
+        let Backlog { count, oldest } = seen.unresolved;
+        let due = self.unresolved.is_none_or(|last| elapsed(last, seen.at) >= SAY_EVERY_MS);
+        let age_ms = oldest.map_or(0, |oldest| elapsed(oldest, seen.at));
+        if due && age_ms >= WARN_AFTER_MS {
+            self.unresolved = Some(seen.at);
+            let oldest_seconds = age_ms / 1_000;
+            let what = "payments were cancelled while initiated, and the payment core does not say what became of them";
+            if age_ms >= ALARM_AFTER_MS {
+                tracing::error!(count, oldest_seconds, "{what}");
+            } else {
+                tracing::warn!(count, oldest_seconds, "{what}");
+            }
+        }
+        let due = self.suspect.is_none_or(|last| elapsed(last, seen.at) >= SAY_EVERY_MS);
+        if let Some(why) = seen.standing.suspect.as_ref().filter(|_| due) {
+            self.suspect = Some(seen.at);
+            tracing::error!(
+                why,
+                "the store is suspect; everything is answered U until `reconcile`"
+            );
+        }
+    }
 }
 
 /// In milliseconds; never negative.
