@@ -35,6 +35,7 @@ use crate::{
         sqlite::{self, Sqlite},
     },
     tls,
+    watch_list::WatchList,
 };
 
 /// Why the service does not start.
@@ -130,7 +131,7 @@ pub struct Running {
     probes: Admin,
     health: Health,
     store: Opened,
-    watch: JoinHandle<()>,
+    watch: [JoinHandle<()>; 2],
     worker: JoinHandle<()>,
     feed: Feed,
     beside_feed: JoinHandle<()>,
@@ -413,10 +414,11 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
     let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
+    let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
     probes.set_metrics({
         // not the engine: whoever still scrapes must not keep it from ending
-        let counters = engine.counters();
-        move || scrape(&counters)
+        let (counters, watch_list) = (engine.counters(), watch_list.clone());
+        move || scrape(&counters) + &watch_list.text()
     });
 
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
@@ -425,7 +427,10 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     fronts.tasks.spawn(grpc.serve(routes, stop.clone(), open.clone()));
     let bridge = front(bridge, bridge_tls, Protocol::Http1, connections());
     fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
-    let watch = tokio::spawn(watch_store(store.store(), probes.clone()));
+    let watch = [
+        tokio::spawn(watch_store(store.store(), probes.clone())),
+        tokio::spawn(watch_list.keep(store.store())),
+    ];
     health.serving().await;
     probes.set_ready(true);
     let [grpc, bridge, admin] = addresses;
@@ -450,7 +455,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 impl Running {
     /// Drains: not ready, wait for the balancer, accept no more, finish what was accepted, close the store.
     pub async fn stop(self) {
-        self.watch.abort();
+        self.watch.iter().for_each(JoinHandle::abort);
         self.probes.set_ready(false);
         self.health.stopping().await;
         time::sleep(self.drain_delay).await;

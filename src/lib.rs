@@ -33,6 +33,7 @@
 //! | [`listen`] | the accept loop under every front | `layer`, `tls` |
 //! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `feed`, `engine`, `layer`, [`listen::Identity`] |
 //! | [`bridge`] | the signed JSON front, a client of gRPC | `domain`, `layer`, [`grpc::client`], [`listen::Peer`] |
+//! | [`watch_list`] | what people have to look at, for metrics and the log | `domain`, `store` |
 //! | [`admin`] | probes and metrics | nobody |
 //! | [`config`] | every setting; the only reader of the environment | `domain` |
 //! | [`tls`], [`telemetry`] | TLS set-ups; log lines | nobody |
@@ -79,3 +80,4 @@ pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod upkeep;
+pub mod watch_list;

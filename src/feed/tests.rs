@@ -553,7 +553,12 @@ async fn events_go_once_every_required_consumer_has_them_behind_it() {
     let other = ConsumerName::parse("audit").unwrap();
     drop(feed.subscribe(other.clone(), Subscribe::default(), || {}).await.unwrap());
     let command = Acknowledge { epoch: 1, positions: vec![place(0, 2_300)], ..Default::default() };
+    let suspect = StandingChange::Suspect("why".to_owned());
+    store.change_standing(suspect).await.unwrap();
     feed.acknowledge(&other, command).await.unwrap();
+    time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(store.kept().heads[0].purged, 0, "a suspect store keeps what it has");
+    store.kept().standing = None;
     let begun = Instant::now();
     while store.kept().heads[0].purged != 2_300 {
         assert!(begun.elapsed() < PATIENCE);

@@ -11,7 +11,9 @@ use tonic_types::StatusExt as _;
 use crate::harness::{
     eventually,
     grpc::{Followed, Grant, Grpc, Payment, wire},
-    service::{Options, Service, run},
+    json::Connection,
+    postgres,
+    service::{Options, Service, Store, run},
     unique,
 };
 
@@ -462,6 +464,54 @@ fn open_streams_end_in_order_and_do_not_hold_a_stop() {
     drop(held);
 }
 
+/// Resident memory of a process, in bytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
+#[test]
+fn who_never_reads_costs_bounded_memory_and_holds_up_nobody() {
+    const EVENTS: usize = 300;
+    const SILENT: usize = 60;
+    let service = Service::start(Options::set(["store.partitions=1"]));
+    let grpc = service.grpc();
+    // the largest events there are: 80 KB each, 24 MB in all, 1.4 GB if each silent consumer had them in memory
+    let pass_through_info = Some("💳".repeat(20_000));
+    for _ in 0..EVENTS {
+        let grant = Grant::new();
+        grpc.record_token(grant.token(&grant.id)).unwrap();
+        let pass_through_info = pass_through_info.clone();
+        let request = wire::CancelTokenRequest { pass_through_info, ..grant.cancel(&grant.id) };
+        grpc.cancel_token(request).unwrap();
+    }
+    let before = resident(service.pid());
+    // their connections live, they only never look at the stream
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let streams: Vec<_> = (0..SILENT)
+        .map(|number| {
+            let uri = format!("http://{}", service.ports().grpc);
+            let endpoint = tonic::transport::Endpoint::from_shared(uri).unwrap();
+            let channel = runtime.block_on(endpoint.initial_stream_window_size(65_535).connect());
+            let mut client = wire::feed_service_client::FeedServiceClient::new(channel.unwrap());
+            let consumer = format!("silent-{number}");
+            let request = wire::SubscribeRequest { consumer, ..Default::default() };
+            let mut stream = runtime.block_on(client.subscribe(request)).unwrap().into_inner();
+            runtime.block_on(stream.message()).unwrap();
+            stream
+        })
+        .collect();
+    let mut reader = grpc.follow("reader");
+    for _ in 0..EVENTS {
+        assert_eq!(reader.event().pass_through_info, pass_through_info);
+    }
+    let grown = resident(service.pid()).saturating_sub(before);
+    assert!(grown < 150_000_000, "{grown} bytes for {SILENT} silent consumers");
+    drop(streams);
+}
+
 #[test]
 fn a_silent_stream_lives() {
     let service = Service::start(Options::set(["feed.keep_alive=50ms"]));
@@ -506,6 +556,40 @@ fn what_is_outstanding_is_listed_oldest_first() {
     let request = wire::ListOutstandingPaymentsRequest::default();
     let status = grpc.list_outstanding_payments(request).unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[test]
+fn metrics_tell_what_people_have_to_look_at() {
+    let service = Service::start(Options::set(["feed.required_consumers=executor,audit"]));
+    let grpc = service.grpc();
+    cancel_paid(&grpc);
+    let unresolved = Payment::new();
+    grpc.record(&unresolved, unresolved.initiated());
+    grpc.cancel_payment(unresolved.cancel()).unwrap();
+    let mut stream = grpc.follow("executor");
+    let event = stream.event();
+    grpc.park(parking("executor", &stream, &event)).unwrap();
+    let parked = lag(&grpc, "executor");
+    let expected = [
+        "outstanding_payments{kind=\"fund_return_due\"} 1".to_owned(),
+        "outstanding_payments{kind=\"unresolved\"} 1".to_owned(),
+        format!("consumer_lag_events{{consumer=\"executor\"}} {}", parked.events),
+        format!("consumer_parked_events{{consumer=\"executor\"}} {}", parked.parked_events),
+        "consumer_missing{consumer=\"audit\"} 1".to_owned(),
+        "feed_epoch 1".to_owned(),
+        "store_suspect 0".to_owned(),
+        "store_onboarding 0".to_owned(),
+    ];
+    eventually("the figures are read", || {
+        let mut connection = Connection::to(service.ports().admin);
+        connection.write(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = connection.answer(true).expect("an answer");
+        let text = String::from_utf8(answer.body).expect("text");
+        expected
+            .iter()
+            .all(|line| text.contains(&format!("alipayplus_cancel_{line}\n")))
+            .then_some(())
+    });
 }
 
 /// `feed …` against a service; what it printed.
@@ -567,4 +651,79 @@ fn people_see_the_feed_and_look_after_its_consumers() {
     assert!(errors.contains("UNKNOWN_CONSUMER"), "{errors}");
     let wrong = run(&["feed", "tail", "--consumer", "me", "--from", "3", "--url", &url]);
     assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn a_name_belongs_to_the_certificate_that_used_it_first() {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let dir = tempfile::Builder::new().prefix("apc-it-").tempdir().expect("a folder");
+    let write = |name: &str, pem: &str| std::fs::write(dir.path().join(name), pem).unwrap();
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    write("ca.pem", &ca.self_signed(&ca_key).unwrap().pem());
+    let issuer = Issuer::new(ca, ca_key);
+    for (file, name) in [("core", "127.0.0.1"), ("a", "executor.wallet"), ("b", "notifier.wallet")]
+    {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        write(&format!("{file}.pem"), &params.signed_by(&key, &issuer).unwrap().pem());
+        write(&format!("{file}.key"), &key.serialize_pem());
+    }
+    let toml = "[grpc.tls]\ncert_file = \"core.pem\"\nkey_file = \"core.key\"\nclient_ca_file = \"ca.pem\"\n";
+    let options = Options { toml: toml.to_owned(), ..Options::default() };
+    let service = Service::start_in(dir, options);
+    let url = format!("https://{}", service.ports().grpc);
+    let file = |name: &str| service.dir().join(name).to_str().unwrap().to_owned();
+    let feed = |who: &str, arguments: &[&str]| {
+        let (ca, cert, key) =
+            (file("ca.pem"), file(&format!("{who}.pem")), file(&format!("{who}.key")));
+        let tls = ["--url", &url, "--ca-file", &ca, "--cert-file", &cert, "--key-file", &key];
+        let output = run(&[&["feed"], arguments, &tls[..]].concat());
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
+    };
+    let tail = ["tail", "--consumer", "executor", "--once"];
+    assert_eq!(feed("a", &tail), (Some(0), String::new()));
+    let (status, said) = feed("b", &tail);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("CONSUMER_OF_ANOTHER"), "{said}");
+    let (_, consumers) = feed("b", &["consumers"]);
+    assert!(consumers.contains("executor  of executor.wallet"), "{consumers}");
+    let forget = ["forget", "--consumer", "executor"];
+    assert_eq!(feed("b", &forget).0, Some(1));
+    let looked = [&forget[..], &["--identity", "executor.wallet"]].concat();
+    assert_eq!(feed("b", &looked).0, Some(0));
+    assert_eq!(feed("b", &tail).0, Some(0));
+}
+
+#[test]
+fn replicas_over_one_database_are_one_feed() {
+    let Some(cluster) = postgres::or_skip() else { return };
+    let options =
+        Options { store: Store::Postgres(cluster.fresh_database()), ..Options::default() };
+    let (here, there) = (Service::start(options.clone()), Service::start(options));
+    let (here, there) = (here.grpc(), there.grpc());
+    let mut stream = here.follow("executor");
+    for _ in 0..3 {
+        let payment = cancel_paid(&there);
+        let heard = [stream.event(), stream.event()];
+        for event in &heard {
+            assert_eq!(event.payment_request_id.as_deref(), Some(&*payment.request));
+        }
+        // set aside there, it holds up its key here
+        let at = [at(&heard[1])];
+        assert_eq!(there.park(parking("executor", &stream, &heard[0])).unwrap().waiting, at);
+    }
+    let redrive =
+        wire::RedriveRequest { consumer: "executor".to_owned(), all: true, ..Default::default() };
+    assert_eq!(there.redrive(redrive).unwrap().events, 6);
+    for _ in 0..6 {
+        assert!(stream.next().unwrap().redriven);
+    }
+    let mut newer = there.follow("executor");
+    assert_refused(&stream.end(), Code::Aborted, "SUPERSEDED");
+    for _ in 0..6 {
+        assert!(newer.next().unwrap().redriven, "not acknowledged");
+    }
 }

@@ -152,13 +152,12 @@ impl Tail {
             let next = stream.next();
             tokio::pin!(next);
             let soon = time::timeout(ACKNOWLEDGE_AFTER, next.as_mut()).await.ok().transpose()?;
-            let said = match soon {
-                Some(said) => Some(said),
-                None => {
-                    self.acknowledge(follower, at).await?;
-                    let patience = if self.once { SILENCE } else { Duration::MAX };
-                    time::timeout(patience, next).await.ok().transpose()?
-                }
+            let said = if soon.is_some() {
+                soon
+            } else {
+                self.acknowledge(follower, at).await?;
+                let patience = if self.once { SILENCE } else { Duration::MAX };
+                time::timeout(patience, next).await.ok().transpose()?
             };
             let Some(said) = said else { return Ok(()) };
             if !self.print(&said, at)? {

@@ -1,0 +1,257 @@
+//! The watch list: what people have to look at, asked of the store now and then, told to `/metrics` and the log.
+//!
+//! It is asked in the background and never by a scrape: whoever scrapes often must not slow the store down.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time;
+
+use crate::{
+    domain::{
+        consumer::{Consumer, ConsumerName, Head},
+        time::Timestamp,
+    },
+    store::{Backlog, Error, Outstanding, Standing, Store},
+};
+
+/// How often the store is asked.
+const EVERY: Duration = Duration::from_secs(5);
+/// From then on an unresolved payment is worth a line: until then the payment core is about to report.
+const WARN_AFTER_MS: i64 = 60_000;
+/// From then on it wakes somebody.
+const ALARM_AFTER_MS: i64 = 15 * 60_000;
+/// Between two lines about the same.
+const SAY_EVERY_MS: i64 = 60_000;
+/// Consumers that metrics tell of, the required ones first: each is a series.
+const CONSUMERS_MAX: usize = 50;
+
+/// What was seen last.
+#[derive(Debug)]
+struct Seen {
+    at: Timestamp,
+    due: Backlog,
+    unresolved: Backlog,
+    heads: Vec<Head>,
+    consumers: BTreeMap<ConsumerName, Consumer>,
+    standing: Standing,
+}
+
+/// The list; clones share it.
+#[derive(Clone)]
+pub struct WatchList {
+    required: Arc<[ConsumerName]>,
+    now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    seen: Arc<Mutex<Option<Seen>>>,
+}
+
+impl WatchList {
+    /// A list of nothing yet.
+    pub fn new(
+        required: &[ConsumerName],
+        now: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> Self {
+        Self { required: required.into(), now: Arc::new(now), seen: Arc::default() }
+    }
+
+    /// Asks the store for ever.
+    pub async fn keep(self, store: Arc<dyn Store>) {
+        let mut said = Said::default();
+        loop {
+            match self.look(&*store).await {
+                Ok(seen) => {
+                    said.say(&seen);
+                    *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+                }
+                // the age of what is told shows it
+                Err(error) => tracing::debug!(%error, "the watch list could not be read"),
+            }
+            time::sleep(EVERY).await;
+        }
+    }
+
+    async fn look(&self, store: &dyn Store) -> Result<Seen, Error> {
+        // the heads before the places, so that nobody seems to be ahead
+        let heads = store.heads().await?;
+        Ok(Seen {
+            at: (self.now)(),
+            due: store.backlog(Outstanding::FundReturnDue).await?,
+            unresolved: store.backlog(Outstanding::Unresolved).await?,
+            heads,
+            consumers: store.consumers().await?.into_iter().collect(),
+            standing: store.standing().await?,
+        })
+    }
+
+    /// The gauges as Prometheus reads them; nothing as long as nothing was seen.
+    pub fn text(&self) -> String {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.as_ref().map(|seen| self.gauges(seen)).unwrap_or_default()
+    }
+
+    fn gauges(&self, seen: &Seen) -> String {
+        let now = (self.now)();
+        let backlogs = [("fund_return_due", seen.due), ("unresolved", seen.unresolved)];
+        let mut text = String::new();
+        let mut gauge = |name: &str, help: &str, lines: Vec<(String, i64)>| {
+            let name = format!("alipayplus_cancel_{name}");
+            // writing to a text cannot fail
+            let _written = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+            for (labels, value) in lines {
+                let _written = writeln!(text, "{name}{labels} {value}");
+            }
+        };
+        let kinds = |value: &dyn Fn(Backlog) -> i64| {
+            let line = |(kind, backlog)| (format!("{{kind=\"{kind}\"}}"), value(backlog));
+            backlogs.into_iter().map(line).collect::<Vec<_>>()
+        };
+        gauge(
+            "outstanding_payments",
+            "Payments that people have to look after.",
+            kinds(&|it| number(it.count)),
+        );
+        gauge(
+            "outstanding_oldest_seconds",
+            "How long the oldest of them is outstanding.",
+            kinds(&|it| it.oldest.map_or(0, |oldest| elapsed(oldest, now) / 1_000)),
+        );
+
+        let label = |name: &ConsumerName| format!("{{consumer=\"{}\"}}", name.as_str());
+        let is_required = |name: &ConsumerName| self.required.contains(name);
+        let (mut told, others): (Vec<_>, Vec<_>) =
+            seen.consumers.iter().partition(|(name, _)| is_required(name));
+        told.extend(others);
+        told.truncate(CONSUMERS_MAX);
+        let each = |value: &dyn Fn(&Consumer) -> i64| {
+            told.iter().map(|(name, it)| (label(name), value(it))).collect::<Vec<_>>()
+        };
+        gauge(
+            "consumer_lag_events",
+            "Events that a consumer of the feed has not acknowledged.",
+            each(&|it| number(it.lag(&seen.heads))),
+        );
+        gauge(
+            "consumer_parked_events",
+            "Events that a consumer of the feed has set aside.",
+            each(&|it| i64::try_from(it.parked.len()).unwrap_or(i64::MAX)),
+        );
+        let missing =
+            |name: &ConsumerName| (label(name), i64::from(!seen.consumers.contains_key(name)));
+        gauge(
+            "consumer_missing",
+            "1 for a required consumer that never followed: nothing is purged.",
+            self.required.iter().take(CONSUMERS_MAX).map(missing).collect(),
+        );
+
+        let one = |value: i64| vec![(String::new(), value)];
+        let standing = &seen.standing;
+        gauge("feed_epoch", "The feed's epoch.", one(number(standing.epoch)));
+        gauge(
+            "store_suspect",
+            "1 while nothing is decided until `reconcile`.",
+            one(i64::from(standing.suspect.is_some())),
+        );
+        gauge(
+            "store_onboarding",
+            "1 until `import complete`.",
+            one(i64::from(standing.onboarding)),
+        );
+        gauge(
+            "watch_list_age_seconds",
+            "How old these figures are.",
+            one(elapsed(seen.at, now) / 1_000),
+        );
+        text
+    }
+}
+
+/// When a line was last logged.
+#[derive(Default)]
+struct Said {
+    unresolved: Option<Timestamp>,
+    suspect: Option<Timestamp>,
+}
+
+impl Said {
+    fn say(&mut self, seen: &Seen) {
+        let Backlog { count, oldest } = seen.unresolved;
+        let due = self.unresolved.is_none_or(|last| elapsed(last, seen.at) >= SAY_EVERY_MS);
+        let age_ms = oldest.map_or(0, |oldest| elapsed(oldest, seen.at));
+        if due && age_ms >= WARN_AFTER_MS {
+            self.unresolved = Some(seen.at);
+            let oldest_seconds = age_ms / 1_000;
+            let what = "payments were cancelled while initiated, and the payment core does not say what became of them";
+            if age_ms >= ALARM_AFTER_MS {
+                tracing::error!(count, oldest_seconds, "{what}");
+            } else {
+                tracing::warn!(count, oldest_seconds, "{what}");
+            }
+        }
+        let due = self.suspect.is_none_or(|last| elapsed(last, seen.at) >= SAY_EVERY_MS);
+        if let Some(why) = seen.standing.suspect.as_ref().filter(|_| due) {
+            self.suspect = Some(seen.at);
+            tracing::error!(
+                why,
+                "the store is suspect; everything is answered U until `reconcile`"
+            );
+        }
+    }
+}
+
+/// In milliseconds; never negative.
+fn elapsed(from: Timestamp, to: Timestamp) -> i64 {
+    to.unix_ms.saturating_sub(from.unix_ms).max(0)
+}
+
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gauges_tell_what_was_seen_and_how_old_it_is() {
+        let name = |name: &str| ConsumerName::parse(name).expect("a name");
+        let at = |unix_ms| Timestamp { unix_ms };
+        let list = WatchList::new(&[name("executor"), name("audit")], move || at(100_000));
+        assert_eq!(list.text(), "", "nothing was seen");
+        *list.seen.lock().unwrap() = Some(Seen {
+            at: at(97_000),
+            due: Backlog { count: 2, oldest: Some(at(40_000)) },
+            unresolved: Backlog::default(),
+            heads: vec![Head { position: 7, purged: 2 }],
+            consumers: BTreeMap::from([
+                (name("a"), Consumer::default()),
+                (name("executor"), Consumer::default()),
+            ]),
+            standing: Standing { epoch: 3, onboarding: false, suspect: Some("why".to_owned()) },
+        });
+        let text = list.text();
+        let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            values,
+            [
+                "alipayplus_cancel_outstanding_payments{kind=\"fund_return_due\"} 2",
+                "alipayplus_cancel_outstanding_payments{kind=\"unresolved\"} 0",
+                "alipayplus_cancel_outstanding_oldest_seconds{kind=\"fund_return_due\"} 60",
+                "alipayplus_cancel_outstanding_oldest_seconds{kind=\"unresolved\"} 0",
+                "alipayplus_cancel_consumer_lag_events{consumer=\"executor\"} 5",
+                "alipayplus_cancel_consumer_lag_events{consumer=\"a\"} 5",
+                "alipayplus_cancel_consumer_parked_events{consumer=\"executor\"} 0",
+                "alipayplus_cancel_consumer_parked_events{consumer=\"a\"} 0",
+                "alipayplus_cancel_consumer_missing{consumer=\"executor\"} 0",
+                "alipayplus_cancel_consumer_missing{consumer=\"audit\"} 1",
+                "alipayplus_cancel_feed_epoch 3",
+                "alipayplus_cancel_store_suspect 1",
+                "alipayplus_cancel_store_onboarding 0",
+                "alipayplus_cancel_watch_list_age_seconds 3",
+            ]
+        );
+    }
+}
