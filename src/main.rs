@@ -3,8 +3,9 @@
 use std::{process::ExitCode, time::Duration};
 
 use alipayplus_cancel::cli::{
-    Failure, call::Call, config::ConfigArgs, exit_status, feed::Feed, import::Import, keys::Keys,
-    sandbox::Sandbox, serve::Serve,
+    Failure, backup::Backup, call::Call, config::ConfigArgs, exit_status, feed::Feed,
+    import::Import, keys::Keys, migrate::Migrate, migrate_store::MigrateStore,
+    reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
 };
 use anyhow::Context as _;
 use clap::Parser;
@@ -35,6 +36,11 @@ enum Command {
     Keys(Keys),
     Config(ConfigArgs),
     Import(Import),
+    Migrate(Migrate),
+    Backup(Backup),
+    Verify(Verify),
+    MigrateStore(MigrateStore),
+    Reconcile(Reconcile),
     Feed(Feed),
 }
 
@@ -43,6 +49,11 @@ fn main() -> ExitCode {
         Command::Config(config) => return config.run(),
         Command::Keys(keys) => keys.run(),
         Command::Import(import) => block_on(import.run()),
+        Command::Verify(verify) => block_on(verify.run()),
+        Command::Reconcile(reconcile) => block_on(reconcile.run()),
+        Command::Migrate(migrate) => block_on(migrate.run()),
+        Command::Backup(backup) => block_on(backup.run()),
+        Command::MigrateStore(move_it) => block_on(move_it.run()),
         Command::Feed(feed) => block_on(feed.run()),
         Command::Sandbox(sandbox) => block_on(sandbox.run()),
         Command::Serve(serve) => block_on(serve.run()),

@@ -1,7 +1,5 @@
 //! `import`: the wallet's history, at the cut-over.
 
-mod reader;
-
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
@@ -12,8 +10,13 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use self::reader::{Line, Lines};
-use super::{Failure, Usage, in_use, open_tool, progress::Progress, settings};
+use super::{
+    Failure, Usage, in_use,
+    lines::{Line, Lines},
+    open_tool,
+    progress::Progress,
+    settings,
+};
 use crate::{
     app::Closing,
     config::StoreUrl,

@@ -2,21 +2,28 @@
 
 use std::path::Path;
 
+use self::progress::Steps;
 use crate::{
     app::{self, StartError, Tool},
-    config::{Loaded, Settings, environment},
+    config::{Loaded, Settings, StoreUrl, environment},
     store::sqlite::OpenError,
 };
 
+pub mod backup;
 pub mod call;
 pub mod config;
 mod exchange;
 pub mod feed;
 pub mod import;
 pub mod keys;
+mod lines;
+pub mod migrate;
+pub mod migrate_store;
 mod progress;
+pub mod reconcile;
 pub mod sandbox;
 pub mod serve;
+pub mod verify;
 
 /// Marks an error as wrong usage or configuration: exit status 2 where others have 1.
 ///
@@ -43,13 +50,37 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
 
 /// Loads the settings of a tool.
 fn settings(file: &Path) -> anyhow::Result<Loaded> {
-    let loaded = Settings::load(Some(file), environment(), &[]);
+    settings_with(file, &[])
+}
+
+/// The same, some of them being said by the tool.
+fn settings_with(file: &Path, set: &[(&str, &str)]) -> anyhow::Result<Loaded> {
+    let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let set: Vec<_> = set.iter().map(own).collect();
+    let loaded = Settings::load(Some(file), environment(), &set);
     Ok(loaded.map_err(|error| Usage(error.to_string()))?)
 }
 
 /// Opens the store that the settings name.
 async fn open_tool(settings: &Settings) -> anyhow::Result<Tool> {
     app::open_tool(settings).await.map_err(start_error)
+}
+
+/// The same, of one that must be there: an embedded one is not made.
+async fn open_existing(settings: &Settings) -> anyhow::Result<Tool> {
+    if let StoreUrl::Sqlite { path } = &settings.store.url
+        && !path.exists()
+    {
+        anyhow::bail!("store.url: there is no file {}", path.display());
+    }
+    open_tool(settings).await.map_err(|error| {
+        if in_use(&error) {
+            return error.context(
+                "a running service has the store; stop it, or work on a copy made with `backup`",
+            );
+        }
+        error
+    })
 }
 
 /// Whether an embedded store could not be opened because a service has it.

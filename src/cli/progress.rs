@@ -38,6 +38,21 @@ impl Progress {
     }
 }
 
+/// The same of a work of several steps, each with counts of its own.
+#[derive(Default)]
+pub(super) struct Steps(Option<Progress>);
+
+impl Steps {
+    /// So many of a step are done.
+    pub(super) fn tell(&mut self, what: &'static str, done: u64, part: Option<(u64, u64)>) {
+        let progress = match &mut self.0 {
+            Some(progress) if progress.what == what => progress,
+            step => step.insert(Progress::new(what)),
+        };
+        progress.tell(done, part);
+    }
+}
+
 fn rate(done: u64, elapsed: Duration) -> u64 {
     let ms = elapsed.as_millis().max(1);
     u64::try_from(u128::from(done) * 1_000 / ms).unwrap_or(u64::MAX)

@@ -305,16 +305,28 @@ pub fn decide(known: Option<&Payment>, command: &ImportPayment, asked: &Asked) -
     let Some(known) = known else {
         return take(command, history.clone(), asked);
     };
+    let other_acquirer = differ(known.acquirer.as_ref(), history.acquirer.as_ref());
+    let other_amount = differ(amount(known), amount(history));
     if let State::Cancelled(here) = &known.state
-        && let Some(debited) = debited(history)
-        && let Money::Untouched(_) = here.money
+        && let Some((debited, refunded)) = debited(history)
     {
-        return late_success(known, here, debited, command, asked);
+        match here.money {
+            Money::Untouched(_) => {
+                return late_success(known, here, (debited, refunded), command, asked);
+            }
+            // the same line again
+            Money::Due { amount, .. } | Money::Returned { amount, .. }
+                if amount == debited && !refunded && (other_acquirer || other_amount) =>
+            {
+                return Decision::answer(Outcome::Kept);
+            }
+            Money::Due { .. } | Money::Returned { .. } => {}
+        }
     }
-    if differ(known.acquirer.as_ref(), history.acquirer.as_ref()) {
+    if other_acquirer {
         return reject(Contradiction::OtherAcquirer);
     }
-    if differ(amount(known), amount(history)) {
+    if other_amount {
         return reject(Contradiction::OtherAmount);
     }
     if known.acquirer == history.acquirer && known.state == history.state {

@@ -18,6 +18,7 @@ pub mod introspect_token;
 pub mod key;
 pub mod payment;
 pub mod policy;
+pub mod reconcile;
 pub mod record_fund_return;
 pub mod record_payment;
 pub mod record_token;

@@ -53,6 +53,7 @@ impl<C: Command> Entry<C> {
 /// An entry of any command.
 pub(super) trait AnyEntry: Send {
     fn wanted(&self, wanted: &mut Wanted);
+    fn although_suspect(&self) -> bool;
     fn decide(&mut self, working: &mut Working, asked: Asked, policy: &Policy);
     /// The commit is durable.
     fn answer(self: Box<Self>, counters: &Counters);
@@ -63,6 +64,10 @@ pub(super) trait AnyEntry: Send {
 impl<C: Command> AnyEntry for Entry<C> {
     fn wanted(&self, wanted: &mut Wanted) {
         self.command.wanted(wanted);
+    }
+
+    fn although_suspect(&self) -> bool {
+        C::ALTHOUGH_SUSPECT
     }
 
     fn decide(&mut self, working: &mut Working, asked: Asked, policy: &Policy) {
@@ -156,6 +161,11 @@ impl Batch for Decisions {
 
     fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    fn although_suspect(&self) -> bool {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().all(|entry| entry.although_suspect())
     }
 }
 

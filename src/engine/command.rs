@@ -39,6 +39,8 @@ pub(super) trait Command: Send + 'static {
         asked: &Asked,
         policy: &Policy,
     ) -> (Self::Answer, Option<Alarm>);
+    /// Whether it is run in a suspect store too; see [`crate::store::Batch::although_suspect`].
+    const ALTHOUGH_SUSPECT: bool = false;
     /// One line for each cancellation; nothing for the rest.
     fn log(&self, _: &Self::Answer, _: Option<&ClientId>, _: Option<TraceId>) {}
 }

@@ -21,6 +21,8 @@ pub(super) struct ImportPayments(pub(super) Vec<ImportPayment>);
 impl Command for ImportPayments {
     type Answer = Vec<import_payment::Outcome>;
     const NAME: &str = "import_payments";
+    // what was recorded since the backup has to be there before `reconcile`
+    const ALTHOUGH_SUSPECT: bool = true;
 
     fn wanted(&self, wanted: &mut Wanted) {
         wanted.payments.extend(self.0.iter().map(|payment| payment.key.clone()));
@@ -96,6 +98,7 @@ pub(super) struct ImportTokens(pub(super) Vec<HashedImportToken>);
 impl Command for ImportTokens {
     type Answer = Vec<import_token::Outcome>;
     const NAME: &str = "import_tokens";
+    const ALTHOUGH_SUSPECT: bool = true;
 
     fn wanted(&self, wanted: &mut Wanted) {
         for token in &self.0 {

@@ -1,4 +1,4 @@
-//! JSON Lines: the wallet's history, one payment or token a line.
+//! JSON Lines: the wallet's history, one payment or token a line, and events that consumers of the feed kept.
 //!
 //! A message names a field and what it must be, and never its value: a line may hold a token.
 
@@ -10,13 +10,15 @@ use serde_json::Value;
 use crate::{
     domain::{
         amount::{AMOUNT_MINOR_UNITS_MAX, Amount, Currency},
+        event::{Event, EventCause, EventKind},
         id::{
             AcquirerId, AuthorizationId, FundReturnReference, Illegal, PassThroughInfo,
-            PaymentRequestId, PspId, RefundId, Token,
+            PaymentRequestId, PspId, RefundId, Token, TraceId,
         },
         import_payment::{FundReturn, ImportPayment, Told},
-        key::{AuthorizationKey, PaymentKey},
+        key::{AuthorizationKey, PaymentKey, Subject},
         payment::{Life, Refund, RefundState},
+        reconcile::Kept,
         result::ResultCode,
         time::Timestamp,
         token::TokenKind,
@@ -91,6 +93,105 @@ pub fn token(text: &str) -> Result<ImportToken, Wrong> {
         return Err(Wrong::of("replaces", "a token cannot replace itself"));
     }
     Ok(token)
+}
+
+/// Reads one event as a consumer of the feed kept it, with what its executor did.
+///
+/// A consumer may keep more than it was told, so what is not known here is not looked at.
+pub fn event(text: &str) -> Result<Kept, Wrong> {
+    let mut object = Object::parse(text)?;
+    let kind = object.choice("kind", event_kind)?.ok_or(Wrong::of("kind", "must be set"))?;
+    let psp = object.required("pspId", PspId::parse)?;
+    let amount = object.amount("amount")?;
+    let (kind, subject) = match kind {
+        Announced::AuthorizationRevoked => {
+            let authorization = object.required("authorizationId", AuthorizationId::parse)?;
+            let key = AuthorizationKey { psp, authorization };
+            (EventKind::AuthorizationRevoked, Subject::Authorization(key))
+        }
+        payment @ (Announced::PaymentCancelled | Announced::FundReturnDue) => {
+            let payment_request = object.required("paymentRequestId", PaymentRequestId::parse)?;
+            let subject = Subject::Payment(PaymentKey { psp, payment_request });
+            if payment == Announced::PaymentCancelled {
+                (EventKind::PaymentCancelled, subject)
+            } else {
+                let amount = amount.ok_or(Wrong::of("amount", "must be set with FundReturnDue"))?;
+                (EventKind::FundReturnDue(amount), subject)
+            }
+        }
+    };
+    let cause = object.choice("cause", event_cause)?;
+    let cause = cause.unwrap_or(match kind {
+        EventKind::PaymentCancelled | EventKind::FundReturnDue(_) => EventCause::CancelPayment,
+        EventKind::AuthorizationRevoked => EventCause::CancelToken,
+    });
+    let at = object.time("decidedAt")?.ok_or(Wrong::of("decidedAt", "must be set"))?;
+    let result = match cause {
+        EventCause::CancelPayment | EventCause::LateSuccess | EventCause::CancelToken => {
+            Some(ResultCode::Success)
+        }
+        EventCause::RevokeAuthorization => None,
+    };
+    let trace = match object.text("traceId")?.filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => {
+            let wrong = Wrong::of("traceId", "must be 32 lower-case hex digits");
+            Some(TraceId::parse(&text).ok_or(wrong)?)
+        }
+    };
+    let acquirer = object.id("acquirerId", AcquirerId::parse)?;
+    let pass_through_info = object.id("passThroughInfo", PassThroughInfo::parse)?;
+    let event = Event { kind, subject, acquirer, cause, at, result, pass_through_info, trace };
+    if object.text("eventId")?.is_some_and(|id| id != event.id().to_string()) {
+        return Err(Wrong::of(
+            "eventId",
+            "is not the id of this event: kind, pspId or id were changed",
+        ));
+    }
+    let returned = match object.object("fundReturn")? {
+        None => None,
+        Some(_) if !matches!(kind, EventKind::FundReturnDue(_)) => {
+            return Err(Wrong::of("fundReturn", "belongs to FundReturnDue alone"));
+        }
+        Some(mut told) => {
+            let reference = told.required("reference", FundReturnReference::parse)?;
+            Some((reference, told.time("returnedAt")?.unwrap_or(at)))
+        }
+    };
+    Ok(Kept { event, returned })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    PaymentCancelled,
+    FundReturnDue,
+    AuthorizationRevoked,
+}
+
+/// As JSON or the proto spells it: `PaymentCancelled`, `PAYMENT_CANCELLED`, `EVENT_KIND_PAYMENT_CANCELLED`.
+fn event_kind(text: &str) -> Option<Announced> {
+    match &*letters(text, "eventkind") {
+        "paymentcancelled" => Some(Announced::PaymentCancelled),
+        "fundreturndue" => Some(Announced::FundReturnDue),
+        "authorizationrevoked" => Some(Announced::AuthorizationRevoked),
+        _ => None,
+    }
+}
+
+fn event_cause(text: &str) -> Option<EventCause> {
+    match &*letters(text, "eventcause") {
+        "cancelpayment" => Some(EventCause::CancelPayment),
+        "latesuccess" => Some(EventCause::LateSuccess),
+        "canceltoken" => Some(EventCause::CancelToken),
+        "revokeauthorization" => Some(EventCause::RevokeAuthorization),
+        _ => None,
+    }
+}
+
+fn letters(text: &str, prefix: &str) -> String {
+    let letters = text.chars().filter(char::is_ascii_alphabetic);
+    let letters: String = letters.map(|letter| letter.to_ascii_lowercase()).collect();
+    letters.strip_prefix(prefix).unwrap_or(&letters).to_owned()
 }
 
 fn life(text: &str) -> Option<Life> {

@@ -3,4 +3,9 @@
 //!
 //! Every one works over any [`Store`](crate::store::Store), in bounded memory, and can be stopped and begun again.
 
+pub mod copy;
 pub mod lines;
+pub mod reconcile;
+mod transact;
+pub mod verify;
+mod walk;

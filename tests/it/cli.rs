@@ -63,6 +63,11 @@ fn every_subcommand_has_a_help() {
         &["import", "payments"],
         &["import", "tokens"],
         &["import", "complete"],
+        &["migrate"],
+        &["migrate-store"],
+        &["backup"],
+        &["verify"],
+        &["reconcile"],
     ] {
         let output = run(&[words, &["--help"]].concat());
         ended_with(&output, 0);

@@ -40,4 +40,5 @@ mod secrets;
 mod signatures;
 mod sqlite_files;
 mod store_contract;
+mod upkeep;
 mod values;

@@ -605,7 +605,7 @@ fn a_backup_of_a_busy_store_is_whole_and_suspect_until_it_is_reconciled() {
         assert_eq!(fs::read_dir(safe.path()).expect("a folder").count(), 1, "one file");
         let mode = fs::metadata(&to).expect("the backup").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(findings(&to), ["its anchor file is missing"]);
+        assert!(findings(&to).is_empty(), "a backup has no anchor until it is opened");
         let before = fs::read(&to).expect("the backup");
         let again = Sqlite::backup(&file(&dir), &to, |_| {}).expect_err("it is there already");
         assert!(matches!(again, BackupError::Exists(_)), "{again:?}");

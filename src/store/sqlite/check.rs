@@ -75,7 +75,9 @@ pub(super) fn check(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<C
         }
         Err(error) => return Err(error),
     }
-    let anchored = Entry::Anchored.get(&snapshot).map_err(sqlite)? != 0;
+    // a backup has none until it is opened
+    let anchored = Entry::Anchored.get(&snapshot).map_err(sqlite)? != 0
+        && Entry::RestoredAt.get(&snapshot).map_err(sqlite)? == 0;
     match noted {
         Noted::Damaged => checked.findings.push("its anchor file is damaged".to_owned()),
         Noted::Absent if anchored => checked.findings.push("its anchor file is missing".to_owned()),

@@ -24,7 +24,7 @@ const APPLICATION_ID: i32 = 0x4150_2b43;
 const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// The newest schema this program knows.
-fn newest() -> u32 {
+pub(super) fn newest() -> u32 {
     u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
 }
 
@@ -117,6 +117,26 @@ pub(super) fn belongs(connection: &Connection, path: &Path) -> Result<Partitions
         let damaged = Error::Damaged("number of partitions");
         OpenError::NotSound { path: path.to_owned(), source: damaged.into() }
     })
+}
+
+/// The schema of a file of ours and the newest one; 0 for an empty file.
+pub(super) fn schema(connection: &Connection, path: &Path) -> Result<(u32, u32), OpenError> {
+    let sqlite = |source| opening(path, source);
+    if is_foreign(connection).map_err(sqlite)? {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    let found = pragma(connection, "user_version").map_err(sqlite)?;
+    if found > 0 {
+        let least = number(connection, "least_schema").map_err(sqlite)?;
+        if least > newest() {
+            return Err(OpenError::TooNew {
+                path: path.to_owned(),
+                schema: least,
+                known: newest(),
+            });
+        }
+    }
+    Ok((found, newest()))
 }
 
 fn pragma<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {

@@ -269,6 +269,15 @@ impl Sqlite {
         check::check(path, &mut progress)
     }
 
+    /// The schema of a database and the one this program knows; 0 for none. Changes nothing.
+    pub fn schema(path: &Path) -> Result<(u32, u32), OpenError> {
+        if !path.exists() {
+            return Ok((0, migrate::newest()));
+        }
+        let connection = connect_reader(path).map_err(|source| opening(path, source))?;
+        migrate::schema(&connection, path)
+    }
+
     /// Runs a query on a reader's snapshot taken now.
     async fn read<T: Send + 'static>(
         &self,
