@@ -16,7 +16,6 @@ use std::{
 };
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
-use rusqlite::{Connection, OpenFlags};
 use tokio::{runtime::Runtime, task::JoinSet};
 use tonic::{
     Code, Status,
@@ -24,6 +23,7 @@ use tonic::{
 };
 
 use crate::{
+    follower::Follower,
     harness::{
         PATIENCE,
         grpc::wire::{
@@ -35,10 +35,11 @@ use crate::{
             payment_service_client::PaymentServiceClient, record_payment_request::Fact,
             token_service_client::TokenServiceClient,
         },
+        postgres,
         service::{Options, Service},
         unique,
     },
-    history::{self, Answer, Command, Event, OLD, Operation, PAYMENT},
+    history::{self, Answer, Command, OLD, Operation, PAYMENT},
     oracle::{self, Money, NewToken, Text, Told},
 };
 
@@ -97,13 +98,17 @@ impl Key {
             SystemTime::now().checked_sub(age).expect("a moment").into()
         };
         let is_payment = rng.random_bool(0.6);
+        let (cancel_from, refund_from) =
+            *[(0, 60), (2, 60), (5, 60), (10, 60), (20, 60), (25, 10), (40, 5), (90, 15)]
+                .choose(rng)
+                .expect("some");
         Self {
             id: unique(if is_payment { "payment" } else { "family" }),
             is_payment,
             is_old: rng.random_bool(0.1),
             initiated_at: [days_ago(3), days_ago(0)],
-            cancel_from: *[0, 2, 5, 10, 20, 40, 60, 90].choose(rng).expect("some"),
-            refund_from: *[5, 15, 60, OPERATIONS_OF_A_KEY].choose(rng).expect("some"),
+            cancel_from,
+            refund_from,
             history: Mutex::default(),
             sent: AtomicUsize::new(0),
             callers: AtomicUsize::new(0),
@@ -198,8 +203,8 @@ fn family_command(nth: usize, may_cancel: bool, acquirer: Text, rng: &mut StdRng
 
 // ---------------------------------------------------------------- one operation over gRPC
 
-/// Not known whether it happened.
-struct Unknown;
+/// Not known whether it happened; what was heard instead of an answer.
+struct Unknown(String);
 
 /// Final answers are answers; whatever else is a status leaves open what happened.
 fn status(status: &Status) -> Result<Answer, Unknown> {
@@ -215,7 +220,7 @@ fn status(status: &Status) -> Result<Answer, Unknown> {
         | Code::ResourceExhausted
         // what tonic makes of a connection that ends
         | Code::Unknown
-        | Code::Cancelled => Err(Unknown),
+        | Code::Cancelled => Err(Unknown(format!("{status:?}"))),
         Code::Ok
         | Code::InvalidArgument
         | Code::FailedPrecondition
@@ -331,7 +336,7 @@ impl Key {
         let told = match tokio::time::timeout(CALL, self.call(channel, command)).await {
             Ok(Ok(told)) => told,
             Ok(Err(refused)) => (status(&refused)?, None),
-            Err(_) => return Err(Unknown),
+            Err(_) => return Err(Unknown(format!("nothing within {CALL:?}"))),
         };
         Ok(told)
     }
@@ -664,8 +669,8 @@ fn seconds() -> u64 {
     set.map_or(8, |text| text.parse().expect("ALIPAYPLUS_CANCEL_TESTS_RACE_S: whole seconds"))
 }
 
-/// Runs the race and checks all of it; `events` tells all that was announced, once it is quiet.
-fn race(replicas: &mut [Service], events: impl FnOnce(&[Service]) -> Vec<Event>) {
+/// Runs the race and checks all of it.
+fn race(replicas: &mut [Service]) {
     let length = Duration::from_secs(seconds());
     let every = if length > Duration::from_secs(30) {
         Duration::from_secs(5)
@@ -674,6 +679,9 @@ fn race(replicas: &mut [Service], events: impl FnOnce(&[Service]) -> Vec<Event>)
     };
     let runtime = Runtime::new().expect("a runtime");
     let race = Arc::new(Race::new(replicas, length));
+    let places = Arc::clone(&race);
+    let at = move |replica| places.place(replica).address;
+    let follower = Follower::start(&runtime, replicas.len(), at);
     let callers: Vec<_> =
         (0..CALLERS).map(|caller| runtime.spawn(Arc::clone(&race).call(caller))).collect();
     let faults = trouble(&race, replicas, every);
@@ -710,7 +718,8 @@ fn race(replicas: &mut [Service], events: impl FnOnce(&[Service]) -> Vec<Event>)
     for key in &keys {
         expected.extend(announcements(key));
     }
-    history::check_events(&events(replicas), &expected).unwrap_or_else(|told| panic!("{told}"));
+    let events = follower.finish(&runtime, expected.len());
+    history::check_events(&events, &expected).unwrap_or_else(|told| panic!("{told}"));
     for replica in replicas {
         assert!(!replica.stderr().contains(MARK), "invariant 12: a token in the log");
     }
@@ -797,59 +806,42 @@ fn report(keys: &[Arc<Key>], faults: &Faults, replicas: usize, ran: Duration, ch
         faults.freezes,
     );
     assert!(faults.kills + faults.freezes > 0);
-    assert!(met * 4 > operations, "they did not race");
-    for answer in [
-        "SUCCESS",
+    assert!(met > 100, "they did not race");
+    let common = ["SUCCESS", "INVALID_TOKEN", "proceed", "accepted", "conflict", "active"];
+    let rare = [
         "CANCEL_WINDOW_EXCEED",
         "PROCESS_FAIL",
-        "INVALID_TOKEN",
         "ACCESS_DENIED",
-        "proceed",
-        "accepted",
+        "U",
         "return the funds",
         "refused: cancelled",
         "refused: revoked",
         "refused: dead",
-        "conflict",
-        "active",
-    ] {
+    ];
+    // a short race on a busy machine may not come to all of them
+    let rare = rare.iter().filter(|_| operations > 40_000);
+    for answer in common.iter().chain(rare) {
         assert!(answers.contains_key(answer), "nobody heard {answer}");
     }
 }
 
-/// The events in the file of a service that has ended.
-fn events_in_file(replicas: &[Service]) -> Vec<Event> {
-    let path = replicas[0].db_path();
-    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
-    let database = database.expect("a database");
-    let mut select = database
-        .prepare(
-            "SELECT partition, position, kind, subject_id, amount FROM event \
-             ORDER BY partition, position",
-        )
-        .expect("events");
-    let rows = select.query_map([], |row| {
-        let kind: u8 = row.get(2)?;
-        let subject: String = row.get(3)?;
-        let amount: Option<i64> = row.get(4)?;
-        let kind =
-            ["PaymentCancelled", "FundReturnDue", "AuthorizationRevoked"][usize::from(kind) - 1];
-        Ok(Event {
-            partition: row.get(0)?,
-            position: row.get::<_, i64>(1)?.try_into().expect("positive"),
-            // it is worked out by who serves it
-            id: format!("{kind} {subject}"),
-            kind,
-            subject,
-            amount: amount.map(|value| (value.try_into().expect("positive"), "EUR")),
-        })
-    });
-    rows.expect("events").collect::<Result<_, _>>().expect("events")
+#[test]
+fn callers_who_race_at_two_replicas_on_postgresql_see_one_order_and_every_invariant() {
+    let Some(postgres) = postgres::or_skip() else { return };
+    let url = postgres.fresh_database();
+    let mut replicas = [(); 2].map(|()| Service::start(Options::on(&url)));
+    race(&mut replicas);
+    let dump = postgres.dump(&url);
+    assert!(dump.contains("INSERT INTO public.token"), "it is looked through");
+    let marks = [MARK.to_owned(), MARK.bytes().map(|byte| format!("{byte:02x}")).collect()];
+    for mark in marks {
+        assert!(!dump.contains(&mark), "invariant 12: a token in the database");
+    }
 }
 
 #[test]
 fn callers_who_race_while_the_embedded_store_is_killed_see_one_order_and_every_invariant() {
-    race(&mut [Service::start(Options::embedded())], events_in_file);
+    race(&mut [Service::start(Options::embedded())]);
 }
 
 // ---------------------------------------------------------------- the token race
@@ -889,12 +881,12 @@ fn token_race(replicas: &[Service]) {
             let (cancelled, recorded) = tokio::join!(cancel, record);
             (recorded, cancelled)
         };
-        let (Ok((recorded, _)), Ok((cancelled, _))) = (recorded, cancelled) else {
-            panic!("nothing is wrong and there is no answer")
+        let answered = |asked: Result<_, Unknown>| match asked {
+            Ok((answer, _)) => answer,
+            Err(Unknown(heard)) => panic!("invariant 14: nothing is wrong, and {heard}"),
         };
-        let Ok((look, _)) = key.ask(look_at, &Command::Introspect { token: "t0" }).await else {
-            panic!("nothing is wrong and there is no answer")
-        };
+        let (recorded, cancelled) = (answered(recorded), answered(cancelled));
+        let look = answered(key.ask(look_at, &Command::Introspect { token: "t0" }).await);
         assert_eq!(look, Answer::Active(None), "{recorded:?} and {cancelled:?}");
         let Answer::Cancel { code, repeated: false, info: None } = cancelled else {
             panic!("{cancelled:?}")
@@ -932,6 +924,13 @@ fn token_race(replicas: &[Service]) {
 #[test]
 fn a_token_is_recorded_or_dead_whoever_races_on_the_embedded_store() {
     token_race(&[Service::start(Options::embedded())]);
+}
+
+#[test]
+fn a_token_is_recorded_or_dead_whoever_races_at_two_replicas_on_postgresql() {
+    let Some(postgres) = postgres::or_skip() else { return };
+    let url = postgres.fresh_database();
+    token_race(&[(); 2].map(|()| Service::start(Options::on(&url))));
 }
 
 // ---------------------------------------------------------------- the checker sees a broken store

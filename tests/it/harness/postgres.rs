@@ -46,8 +46,9 @@ fn find_programs() -> Option<PathBuf> {
         Reverse(version)
     });
     let debian = versions.into_iter().map(|dir| dir.join("bin"));
-    let complete =
-        |dir: &PathBuf| ["initdb", "postgres", "psql"].iter().all(|name| dir.join(name).is_file());
+    let complete = |dir: &PathBuf| {
+        ["initdb", "postgres", "psql", "pg_dump"].iter().all(|name| dir.join(name).is_file())
+    };
     on_path.into_iter().chain(debian).find(complete)
 }
 
@@ -352,6 +353,18 @@ impl Cluster {
             .args(["-p", &self.port.to_string(), "-U", "postgres", "-d", database, "-c", sql])
             .output()
             .expect("psql starts")
+    }
+
+    /// All of a database as text. `database` is a name or an address.
+    pub fn dump(&self, database: &str) -> String {
+        let output = self
+            .command("pg_dump")
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"])
+            .args(["--inserts", database.rsplit('/').next().expect("a name")])
+            .output()
+            .expect("pg_dump starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
     }
 
     pub fn port(&self) -> u16 {

@@ -212,6 +212,25 @@ public_key_file = "other.pub"
     write("settings.toml", &settings);
 }
 
+impl Drop for Service {
+    /// What it complained of may be why the test fails.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let log = fs::read_to_string(self.dir.path().join("stderr.log")).unwrap_or_default();
+        // an alarm is about what a caller told
+        let complains = |line: &&str| {
+            let level = ["\"WARN\"", "\"ERROR\"", "panicked"];
+            level.iter().any(|level| line.contains(level)) && !line.contains("\"alarm\"")
+        };
+        let lines: Vec<&str> = log.lines().filter(complains).collect();
+        for line in &lines[lines.len().saturating_sub(10)..] {
+            println!("the service on {}: {line}", self.ports.grpc);
+        }
+    }
+}
+
 impl Service {
     /// The usual service, shared by all tests that only use ids of their own.
     pub fn shared() -> &'static Self {
