@@ -511,8 +511,8 @@ fn a_file_is_brought_in_directly_and_again_and_what_is_wrong_is_told_by_line() {
 }
 
 #[test]
-fn beside_a_service_the_store_is_refused_with_the_way_to_go() {
-    let service = Service::start(Options { onboarding: true, ..Options::default() });
+fn beside_a_service_the_embedded_store_is_refused_with_the_way_to_go() {
+    let service = Service::start(Options { onboarding: true, ..Options::embedded() });
     let file = service.dir().join("payments.jsonl");
     fs::write(&file, history("one", "succeeded", "")).unwrap();
     let settings = service.settings();

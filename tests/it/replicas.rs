@@ -1,5 +1,5 @@
-//! Many callers race over few keys at replicas that are killed and frozen meanwhile; then [`crate::history`] looks
-//! through what each of them heard, and the feed is compared with what is.
+//! Many callers race over few keys at replicas that are killed and frozen meanwhile, and so is their database; then
+//! [`crate::history`] looks through what each of them heard, and the feed is compared with what is.
 //!
 //! The suite runs it for some seconds. `ALIPAYPLUS_CANCEL_TESTS_RACE_S=60` is acceptance.
 
@@ -35,7 +35,7 @@ use crate::{
             payment_service_client::PaymentServiceClient, record_payment_request::Fact,
             token_service_client::TokenServiceClient,
         },
-        postgres,
+        postgres::{self, Cluster},
         service::{Options, Service},
         unique,
     },
@@ -637,28 +637,54 @@ impl Race {
 struct Faults {
     kills: usize,
     freezes: usize,
+    /// Of the database itself.
+    database_kills: usize,
+    database_freezes: usize,
 }
 
-/// Kills or freezes a replica from time to time; in the end all run.
-fn trouble(race: &Race, replicas: &mut [Service], every: Duration) -> Faults {
+/// Kills or freezes a replica from time to time, or the database if it may; in the end all run.
+fn trouble(
+    race: &Race,
+    replicas: &mut [Service],
+    database: Option<&Cluster>,
+    every: Duration,
+) -> Faults {
     let mut rng = StdRng::seed_from_u64(42);
     let mut faults = Faults::default();
     let pause = |length: Duration| thread::sleep(length);
-    // time to come back in
-    while race.begun.elapsed() + every * 2 < race.ends - race.begun {
+    for nth in 0.. {
+        // time to come back in
+        if race.begun.elapsed() + every * 2 >= race.ends - race.begun {
+            break;
+        }
         pause(every.mul_f64(rng.random_range(0.6..0.9)));
+        let stands_still = every.mul_f64(rng.random_range(0.2..0.6));
         let index = rng.random_range(0..replicas.len());
-        if rng.random_bool(0.5) {
-            replicas[index].kill_nine();
-            pause(every.mul_f64(rng.random_range(0.0..0.1)));
-            replicas[index].restart();
-            race.moved(index, replicas[index].ports().grpc);
-            faults.kills += 1;
-        } else {
-            replicas[index].signal("STOP");
-            pause(every.mul_f64(rng.random_range(0.2..0.6)));
-            replicas[index].signal("CONT");
-            faults.freezes += 1;
+        match (nth % 4, database) {
+            (0, Some(database)) => {
+                database.kill_nine();
+                database.start_again();
+                faults.database_kills += 1;
+            }
+            (2, Some(database)) => {
+                database.pause();
+                pause(stands_still);
+                database.resume();
+                faults.database_freezes += 1;
+            }
+            (1, Some(_)) | (0 | 2, None) => {
+                replicas[index].kill_nine();
+                pause(every.mul_f64(rng.random_range(0.0..0.1)));
+                replicas[index].restart();
+                race.moved(index, replicas[index].ports().grpc);
+                faults.kills += 1;
+            }
+            _ => {
+                replicas[index].signal("STOP");
+                pause(stands_still);
+                replicas[index].signal("CONT");
+                faults.freezes += 1;
+            }
         }
     }
     faults
@@ -669,8 +695,8 @@ fn seconds() -> u64 {
     set.map_or(8, |text| text.parse().expect("ALIPAYPLUS_CANCEL_TESTS_RACE_S: whole seconds"))
 }
 
-/// Runs the race and checks all of it.
-fn race(replicas: &mut [Service]) {
+/// Runs the race and checks all of it; `database` is killed and frozen as well.
+fn race(replicas: &mut [Service], database: Option<&Cluster>) {
     let length = Duration::from_secs(seconds());
     let every = if length > Duration::from_secs(30) {
         Duration::from_secs(5)
@@ -684,7 +710,7 @@ fn race(replicas: &mut [Service]) {
     let follower = Follower::start(&runtime, replicas.len(), at);
     let callers: Vec<_> =
         (0..CALLERS).map(|caller| runtime.spawn(Arc::clone(&race).call(caller))).collect();
-    let faults = trouble(&race, replicas, every);
+    let faults = trouble(&race, replicas, database, every);
     for caller in callers {
         let ended = runtime.block_on(async {
             tokio::time::timeout(PATIENCE + length, caller).await.expect("callers come to an end")
@@ -800,12 +826,11 @@ fn report(keys: &[Arc<Key>], faults: &Faults, replicas: usize, ran: Duration, ch
     let conflicts = answers.get("conflict").copied().unwrap_or_default();
     println!(
         "{replicas} replicas, {} keys, {operations} operations in {ran:.1?}, {met} met another of their key, {conflicts} \
-         conflicts, {unknown} unknown, {} kills, {} freezes; checked in {checked:.1?}; {answers:?}",
+         conflicts, {unknown} unknown, {faults:?}; checked in {checked:.1?}; {answers:?}",
         keys.len(),
-        faults.kills,
-        faults.freezes,
     );
-    assert!(faults.kills + faults.freezes > 0);
+    let Faults { kills, freezes, database_kills, database_freezes } = faults;
+    assert!(kills + freezes + database_kills + database_freezes > 0);
     assert!(met > 100, "they did not race");
     let common = ["SUCCESS", "INVALID_TOKEN", "proceed", "accepted", "conflict", "active"];
     let rare = [
@@ -830,7 +855,7 @@ fn callers_who_race_at_two_replicas_on_postgresql_see_one_order_and_every_invari
     let Some(postgres) = postgres::or_skip() else { return };
     let url = postgres.fresh_database();
     let mut replicas = [(); 2].map(|()| Service::start(Options::on(&url)));
-    race(&mut replicas);
+    race(&mut replicas, None);
     let dump = postgres.dump(&url);
     assert!(dump.contains("INSERT INTO public.token"), "it is looked through");
     let marks = [MARK.to_owned(), MARK.bytes().map(|byte| format!("{byte:02x}")).collect()];
@@ -840,8 +865,18 @@ fn callers_who_race_at_two_replicas_on_postgresql_see_one_order_and_every_invari
 }
 
 #[test]
+fn callers_who_race_while_the_database_itself_is_killed_and_frozen_see_one_order_too() {
+    if !postgres::is_there_or_skip() {
+        return;
+    }
+    let database = Cluster::start(postgres::Options::default());
+    let url = database.fresh_database();
+    race(&mut [(); 2].map(|()| Service::start(Options::on(&url))), Some(&database));
+}
+
+#[test]
 fn callers_who_race_while_the_embedded_store_is_killed_see_one_order_and_every_invariant() {
-    race(&mut [Service::start(Options::embedded())]);
+    race(&mut [Service::start(Options::embedded())], None);
 }
 
 // ---------------------------------------------------------------- the token race
