@@ -178,6 +178,7 @@ async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize
     store.change_standing(complete).await.expect("a standing");
     let (engine, _worker) = Engine::start(
         store,
+        &alipayplus_cancel::feed::Wake::default(),
         HashRing::new(&[[7u8; 32]]).expect("a ring"),
         Arc::new(Policy::default()),
         Arc::new(SystemClock),

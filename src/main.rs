@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use alipayplus_cancel::cli::{
-    Failure, call::Call, config::ConfigArgs, exit_status, import::Import, keys::Keys,
+    Failure, call::Call, config::ConfigArgs, exit_status, feed::Feed, import::Import, keys::Keys,
     sandbox::Sandbox, serve::Serve,
 };
 use anyhow::Context as _;
@@ -35,6 +35,7 @@ enum Command {
     Keys(Keys),
     Config(ConfigArgs),
     Import(Import),
+    Feed(Feed),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Config(config) => return config.run(),
         Command::Keys(keys) => keys.run(),
         Command::Import(import) => block_on(import.run()),
+        Command::Feed(feed) => block_on(feed.run()),
         Command::Sandbox(sandbox) => block_on(sandbox.run()),
         Command::Serve(serve) => block_on(serve.run()),
         Command::Call(call) => block_on(call.run()),

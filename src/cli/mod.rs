@@ -11,6 +11,7 @@ use crate::{
 pub mod call;
 pub mod config;
 mod exchange;
+pub mod feed;
 pub mod import;
 pub mod keys;
 mod progress;

@@ -120,7 +120,7 @@ fn an_unknown_key_names_its_line_and_what_was_probably_meant() {
         ),
         (
             "[feed]\nzzz = 1",
-            "x.toml:7: feed.zzz: no such setting; known here: `required_consumers`",
+            "x.toml:7: feed.zzz: no such setting; known here: `required_consumers`, `retention`, `purge_interval`, `keep_alive`",
         ),
         (
             "[policy.cancel_windows.a]\ngrase = \"1s\"",

@@ -425,6 +425,9 @@ struct Worker {
     batch_max: usize,
 }
 
+/// How long a transaction may take: a caller who would wait longer must not keep a whole lane on a server that hangs.
+const PATIENCE: Duration = Duration::from_secs(7);
+
 /// How far our clock and the store's may be apart.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
 
@@ -434,6 +437,7 @@ impl Worker {
         while inbox.recv_many(&mut waiting, self.batch_max).await > 0 {
             let now = Instant::now();
             let deadline = waiting.iter().map(|waiting| waiting.deadline).max().unwrap_or(now);
+            let deadline = deadline.min(now + PATIENCE);
             let (entries, permits): (Vec<_>, Vec<OwnedSemaphorePermit>) = waiting
                 .drain(..)
                 // whoever stopped waiting was told "unknown"; leaving it out keeps a backlog from growing

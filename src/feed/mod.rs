@@ -5,7 +5,7 @@
 //! heads that the store told of.
 //!
 //! Live events are heard of in two ways. The engine of this process says so after each commit ([`Wake`]); where other
-//! processes commit to the same store, one look at the heads every [`LOOK`] serves all streams together, and only as
+//! processes commit to the same store, one look at the heads every 40 ms serves all streams together, and only as
 //! long as there is one.
 
 mod retention;

@@ -64,19 +64,24 @@ pub struct Importer {
 /// For one call; a commit of a thousand records takes a fraction of it.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A way to the service at an address. Connects with the first call.
+pub(super) fn channel(url: &str, tls: Option<Tls>) -> Result<Channel, Error> {
+    let failed = |source| Error::Address(url.to_owned(), source);
+    let mut endpoint = Endpoint::from_shared(url.to_owned()).map_err(failed)?;
+    if let Some(Tls { ca, identity }) = tls {
+        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        if let Some((chain, key)) = identity {
+            config = config.identity(Identity::from_pem(chain, key));
+        }
+        endpoint = endpoint.tls_config(config).map_err(failed)?;
+    }
+    Ok(endpoint.connect_timeout(Duration::from_secs(5)).connect_lazy())
+}
+
 impl Importer {
     /// A client of the service at an address, as `http://core:50051`. Connects with the first call.
     pub fn new(url: &str, tls: Option<Tls>) -> Result<Self, Error> {
-        let failed = |source| Error::Address(url.to_owned(), source);
-        let mut endpoint = Endpoint::from_shared(url.to_owned()).map_err(failed)?;
-        if let Some(Tls { ca, identity }) = tls {
-            let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
-            if let Some((chain, key)) = identity {
-                config = config.identity(Identity::from_pem(chain, key));
-            }
-            endpoint = endpoint.tls_config(config).map_err(failed)?;
-        }
-        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect_lazy();
+        let channel = channel(url, tls)?;
         let client = ImportServiceClient::new(channel).max_encoding_message_size(IMPORT_BYTES_MAX);
         Ok(Self { client })
     }

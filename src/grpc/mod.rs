@@ -6,6 +6,7 @@
 
 pub mod client;
 mod convert;
+pub mod follower;
 pub mod importer;
 pub mod server;
 mod status;

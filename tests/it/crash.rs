@@ -480,3 +480,108 @@ fn a_full_disk_makes_cancels_unknown_and_never_final_and_room_heals_it() {
     assert!(cancelled.values().all(|count| *count == 1));
     drop(disk);
 }
+
+/// A file system that turns read-only under whoever writes to it, as one does that found an error.
+struct SickDisk {
+    at: PathBuf,
+    image: PathBuf,
+}
+
+impl SickDisk {
+    fn make(dir: &Path) -> Option<Self> {
+        let disk = Self { at: dir.join("sick"), image: dir.join("sick.img") };
+        fs::create_dir(&disk.at).expect("a folder");
+        let file = fs::File::create(&disk.image).expect("a file");
+        file.set_len(16 << 20).expect("room");
+        let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk.image).output();
+        let made = made.is_ok_and(|made| made.status.success());
+        if !made || !disk.mount() {
+            println!("skipped: no ext4 on a loop device here");
+            // nothing to unmount
+            std::mem::forget(disk);
+            return None;
+        }
+        if disk.switch().is_none_or(|switch| !switch.exists()) {
+            println!("skipped: this ext4 cannot be told to find an error");
+            return None;
+        }
+        Some(disk)
+    }
+
+    fn mount(&self) -> bool {
+        let options = ["-o", "loop,errors=remount-ro"];
+        let mounted = Command::new("mount").args(options).arg(&self.image).arg(&self.at).output();
+        mounted.is_ok_and(|mounted| mounted.status.success())
+    }
+
+    /// Where the kernel is told to find an error.
+    fn switch(&self) -> Option<PathBuf> {
+        let mounts = fs::read_to_string("/proc/mounts").ok()?;
+        let at = self.at.to_str()?;
+        let line = mounts.lines().find(|line| line.split(' ').nth(1) == Some(at))?;
+        let device = line.split(' ').next()?.strip_prefix("/dev/")?;
+        Some(Path::new("/sys/fs/ext4").join(device).join("trigger_fs_error"))
+    }
+
+    fn sicken(&self) {
+        let switch = self.switch().expect("it is mounted");
+        fs::write(switch, "a test").expect("the kernel is told");
+        let written = fs::write(self.at.join("anything"), "x").expect_err("it is read-only");
+        assert_eq!(written.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    }
+
+    /// As after a check by people: nobody has it open meanwhile.
+    fn heal(&self) {
+        let unmounted = Command::new("umount").arg(&self.at).status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+        assert!(self.mount());
+    }
+}
+
+impl Drop for SickDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(&self.at).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || thread::panicking());
+    }
+}
+
+#[test]
+fn a_disk_that_turns_read_only_makes_cancels_unknown_and_loses_nothing() {
+    let dir = tempfile::Builder::new().prefix("apc-it-").tempdir().expect("a folder");
+    let Some(disk) = SickDisk::make(dir.path()) else { return };
+    std::os::unix::fs::symlink(disk.at.join("state.db"), dir.path().join("state.db")).unwrap();
+    let mut service = Service::start_in(dir, Options::embedded());
+    let heard = Heard::default();
+    {
+        let grpc = service.grpc();
+        for _ in 0..20 {
+            let payment = Payment::new();
+            let response = grpc.cancel_payment(payment.cancel()).expect("an answer");
+            assert_eq!(code(&response), ResultCode::Success);
+            heard.success(&payment, response.decided_at);
+        }
+        disk.sicken();
+        for _ in 0..20 {
+            let payment = Payment::new();
+            let status = grpc.cancel_payment(payment.cancel()).expect_err("it cannot be kept");
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            heard.nothing(&payment);
+            let answer =
+                service.json().cancel_payment(&payment.psp, &payment.acquirer, &payment.request);
+            assert_eq!(answer.code(), "UNKNOWN_EXCEPTION");
+            assert_eq!(answer.result_status(), "U");
+        }
+        // what was answered before is known all the while
+        assert_remembered(&service, &heard);
+    }
+    assert!(!service.has_ended(), "{}", service.stderr());
+    assert!(service.terminate().success(), "{}", service.stderr());
+    disk.heal();
+    service.restart();
+    assert_eq!(ask_again(&service, &heard), 0, "nothing of it had been kept");
+    assert_remembered(&service, &heard);
+    assert!(service.terminate().success(), "{}", service.stderr());
+    let (cancelled, _) = events(&disk.at.join("state.db"));
+    assert_eq!(cancelled.keys().cloned().collect::<HashSet<_>>(), heard.all());
+    drop(disk);
+}

@@ -11,7 +11,7 @@ use tonic_types::StatusExt as _;
 use crate::harness::{
     eventually,
     grpc::{Followed, Grant, Grpc, Payment, wire},
-    service::{Options, Service},
+    service::{Options, Service, run},
     unique,
 };
 
@@ -506,4 +506,65 @@ fn what_is_outstanding_is_listed_oldest_first() {
     let request = wire::ListOutstandingPaymentsRequest::default();
     let status = grpc.list_outstanding_payments(request).unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+/// `feed …` against a service; what it printed.
+#[track_caller]
+fn told(service: &Service, arguments: &[&str]) -> String {
+    let url = format!("http://{}", service.ports().grpc);
+    let output = run(&[&["feed"], arguments, &["--url", &url]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn people_see_the_feed_and_look_after_its_consumers() {
+    let service = Service::start(Options::set(["store.partitions=1"]));
+    let grpc = service.grpc();
+    let payment = cancel_paid(&grpc);
+    let all = ["tail", "--consumer", "me", "--once"];
+    let printed = told(&service, &[&all[..], &["--json"]].concat());
+    let lines: Vec<serde_json::Value> =
+        printed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 2);
+    let due = &lines[1];
+    let expected = serde_json::json!({
+        "eventId": due["eventId"], "epoch": "1", "partition": 0, "position": "2",
+        "kind": "EVENT_KIND_FUND_RETURN_DUE", "cause": "EVENT_CAUSE_CANCEL_PAYMENT",
+        "pspId": payment.psp, "acquirerId": payment.acquirer, "paymentRequestId": payment.request,
+        "amount": { "value": "1999", "currency": "EUR" }, "resultCode": "RESULT_CODE_SUCCESS",
+        "decidedAt": due["decidedAt"], "traceId": due["traceId"],
+    });
+    assert_eq!(*due, expected);
+    let text = told(&service, &[&all[..], &["--ack"]].concat());
+    assert!(text.contains("fund return due") && text.contains("1999 EUR (minor units)"), "{text}");
+    assert_eq!(told(&service, &all), "", "what was acknowledged");
+    assert_eq!(told(&service, &[&all[..], &["--from", "0:1"]].concat()).lines().count(), 1);
+    assert_eq!(told(&service, &[&all[..], &["--from", "start"]].concat()).lines().count(), 2);
+    assert_eq!(told(&service, &[&all[..], &["--from", "end"]].concat()), "");
+
+    let mut stream = grpc.follow("executor");
+    let first = stream.event();
+    grpc.park(parking("executor", &stream, &first)).unwrap();
+    let consumers = told(&service, &["consumers"]);
+    assert!(consumers.contains("executor") && consumers.contains("me"), "{consumers}");
+    assert!(
+        told(&service, &["lag", "--consumer", "executor"]).contains("0 events behind, 2 parked")
+    );
+    let parked = told(&service, &["parked", "--consumer", "executor"]);
+    assert!(parked.contains("no account") && parked.contains("(waits with"), "{parked}");
+    let redrive = ["redrive", "--consumer", "executor", "--event", &*first.event_id];
+    assert_eq!(told(&service, &redrive), "2 events are delivered again\n");
+    assert_eq!(told(&service, &["forget", "--consumer", "me"]), "me is forgotten\n");
+    let consumers = told(&service, &["consumers", "--json"]);
+    assert_eq!(consumers.lines().count(), 1, "{consumers}");
+
+    let url = format!("http://{}", service.ports().grpc);
+    let failed = run(&["feed", "lag", "--consumer", "me", "--url", &url]);
+    let errors = String::from_utf8_lossy(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(errors.contains("UNKNOWN_CONSUMER"), "{errors}");
+    let wrong = run(&["feed", "tail", "--consumer", "me", "--from", "3", "--url", &url]);
+    assert_eq!(wrong.status.code(), Some(2));
 }

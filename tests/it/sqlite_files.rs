@@ -152,10 +152,8 @@ fn a_log_that_is_cut_or_gone_is_refused_and_left_as_it_is() {
         }
         for _ in 0..2 {
             let error = open(&left).map(drop).expect_err("commits are lost");
-            match &error {
-                OpenError::Lost { last, noted, .. } => assert!(last < noted, "{error}"),
-                other => panic!("{part}: {other:?}"),
-            }
+            let OpenError::Lost { last, noted, .. } = &error else { panic!("{part}: {error:?}") };
+            assert!(last < noted, "{error}");
             assert!(error.to_string().contains("reconcile"), "{error}");
             // people may find more in it than SQLite does
             if part > 0 {

@@ -1,11 +1,14 @@
 //! The database's URL: hosts, user, TLS. What libpq and this program understand differently is refused, not guessed.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use tokio_postgres::{
     Config,
     config::{Host, SslMode, TargetSessionAttrs},
 };
+
+/// How long a host may leave packets unacknowledged.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Where the database is and how it is reached.
 #[derive(Clone)]
@@ -143,6 +146,8 @@ fn one_by_one(config: &Config) -> Result<Vec<Config>, DsnError> {
         if let Some(options) = config.get_options() {
             one.options(options);
         }
+        // a host that is gone without a word is noticed; one that is frozen only by our own deadlines
+        one.tcp_user_timeout(SILENCE).keepalives_idle(2 * SILENCE).keepalives_interval(SILENCE / 3);
         one.application_name(config.get_application_name().unwrap_or("alipayplus-cancel"));
         one.ssl_mode(config.get_ssl_mode());
         one.channel_binding(config.get_channel_binding());

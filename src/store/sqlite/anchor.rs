@@ -161,16 +161,16 @@ pub(super) fn sync_folder(file: &Path) -> io::Result<()> {
 
 /// Whether nothing can be written where the database is because that file system is read-only.
 pub(super) fn is_read_only(database: &Path) -> bool {
-    let mut name = database.as_os_str().to_owned();
+    // SQLite follows a link too, and keeps its log beside the file
+    let database = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
+    let mut name = database.into_os_string();
     name.push(".probe");
     let name = PathBuf::from(name);
-    match File::create(&name) {
-        Err(error) => error.kind() == io::ErrorKind::ReadOnlyFilesystem,
-        Ok(_) => {
-            drop(fs::remove_file(&name));
-            false
-        }
+    if let Err(error) = File::create(&name) {
+        return error.kind() == io::ErrorKind::ReadOnlyFilesystem;
     }
+    drop(fs::remove_file(&name));
+    false
 }
 
 #[cfg(test)]

@@ -105,13 +105,12 @@ fn copy(
         let total = total.unwrap_or_default();
         let done = total.saturating_sub(left.unwrap_or_default());
         progress(Progress { step: "copy", done, total: Some(total) });
-        match step {
-            StepResult::Done => break,
-            StepResult::More => {}
-            _ => {
-                let busy = "another program has it locked; try again";
-                return Err(BackupError::Store(open(busy.into())));
-            }
+        if step == StepResult::Done {
+            break;
+        }
+        if step != StepResult::More {
+            let busy = "another program has it locked; try again";
+            return Err(BackupError::Store(open(busy.into())));
         }
     }
     drop(backup);
@@ -152,9 +151,11 @@ impl Partial {
 
     /// Gives it its name, which nothing else has got meanwhile: a link, unlike a rename, replaces nothing.
     fn put_in_place(self, to: &Path) -> Result<(), BackupError> {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AlreadyExists => BackupError::Exists(to.to_owned()),
-            _ => BackupError::Write { path: to.to_owned(), source: source.into() },
+        let failed = |source: io::Error| {
+            if source.kind() == io::ErrorKind::AlreadyExists {
+                return BackupError::Exists(to.to_owned());
+            }
+            BackupError::Write { path: to.to_owned(), source: source.into() }
         };
         File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)?;
         match fs::hard_link(&self.0, to) {

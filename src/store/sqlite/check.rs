@@ -15,7 +15,7 @@ use super::{
     standing::{self, Entry},
     token,
 };
-use crate::domain::key::Partitions;
+use crate::domain::{id::TokenHash, key::Partitions};
 
 /// How often progress is told, in rows.
 const TELL_EVERY: u64 = 10_000;
@@ -245,7 +245,7 @@ fn name(row: &rusqlite::Row<'_>) -> String {
     let column = |place: usize| match row.get_ref(place) {
         Ok(ValueRef::Text(text)) => String::from_utf8_lossy(text).escape_debug().to_string(),
         Ok(ValueRef::Integer(number)) => number.to_string(),
-        Ok(ValueRef::Blob(blob)) => blob.iter().take(4).map(|byte| format!("{byte:02x}")).collect(),
+        Ok(ValueRef::Blob(blob)) => TokenHash::prefix(blob),
         Ok(ValueRef::Null | ValueRef::Real(_)) | Err(_) => "?".to_owned(),
     };
     format!("{} {}", column(0), column(1))

@@ -96,9 +96,12 @@ pub(super) fn moor(
     partitions: Partitions,
     doubt: Option<String>,
 ) -> Result<Anchor, OpenError> {
-    let storing = |source: Error| match source {
-        Error::Damaged(_) => OpenError::NotSound { path: path.to_owned(), source: source.into() },
-        source => OpenError::Open { path: path.to_owned(), source: source.into() },
+    let storing = |source: Error| {
+        let path = path.to_owned();
+        if matches!(source, Error::Damaged(_)) {
+            return OpenError::NotSound { path, source: source.into() };
+        }
+        OpenError::Open { path, source: source.into() }
     };
     if let Some(why) = doubt {
         tracing::warn!(why, "the store is suspect: nothing is decided until `reconcile`");

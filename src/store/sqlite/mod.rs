@@ -285,7 +285,8 @@ impl Sqlite {
                 Some(connection) => connection,
                 None => connect_reader(&path).map_err(failed)?,
             };
-            let answer = query(&connection).map_err(|error| unless_disk_failed(error, &path));
+            let answer = query(&connection)
+                .map_err(|error| unless_disk_failed(error, &path, During::Commit));
             let mut readers = readers.lock().unwrap_or_else(PoisonError::into_inner);
             if readers.len() < READERS_KEPT {
                 readers.push(connection);
@@ -513,16 +514,26 @@ fn failed(source: rusqlite::Error) -> Error {
     }
 }
 
+/// What an I/O error came in the middle of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum During {
+    /// The log is written, then synced: a sync that failed leaves a commit of which nobody knows.
+    Commit,
+    /// Everything was synced before, and is done again if it does not come to its end.
+    Checkpoint,
+}
+
 /// Gives an error back, unless it says that the disk failed: then it does not return.
-fn unless_disk_failed(error: Error, path: &Path) -> Error {
+fn unless_disk_failed(error: Error, path: &Path, during: During) -> Error {
     let (Error::Unavailable(source) | Error::CommitUnknown(source)) = &error else { return error };
     let Some(source) = source.downcast_ref::<rusqlite::Error>() else { return error };
     if !disk_failed(source) {
         return error;
     }
     // a file system that became read-only refuses a write and forgets nothing that was synced before
-    let refused = source.sqlite_error().map(|error| error.extended_code);
-    if refused == Some(ffi::SQLITE_IOERR_WRITE) && anchor::is_read_only(path) {
+    let code = source.sqlite_error().map(|error| error.extended_code);
+    let harmless = during == During::Checkpoint || code == Some(ffi::SQLITE_IOERR_WRITE);
+    if harmless && anchor::is_read_only(path) {
         return Error::Unavailable("the disk is read-only".into());
     }
     die(source)

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{Batch, Changes, Error, Known, Wanted, record::authorization_key},
+    During,
     anchor::Anchor,
     chain, event, failed, payment,
     standing::{self, Entry},
@@ -156,7 +157,7 @@ impl Desk {
         let written = catch_unwind(run);
         let written = written.unwrap_or_else(|_| Err(Error::Data("a batch panicked".into())));
         let Written { answer, rows, link } =
-            written.map_err(|error| unless_disk_failed(error, &self.path))?;
+            written.map_err(|error| unless_disk_failed(error, &self.path, During::Commit))?;
         self.rows = self.rows.saturating_add(rows);
         if let Some(link) = link {
             self.anchor.note(link);
@@ -169,10 +170,12 @@ impl Desk {
         self.rows = 0;
         self.anchor.sync();
         let synced = self.anchor.synced();
-        let passive =
-            |()| self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-        if let Err(source) = chain::prune(&self.connection, synced).and_then(passive) {
-            let error = unless_disk_failed(Error::Unavailable(source.into()), &self.path);
+        let passive = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        // on a full disk the one may succeed and the other not
+        for done in [passive, chain::prune(&self.connection, synced)] {
+            let Err(source) = done else { continue };
+            let error = Error::Unavailable(source.into());
+            let error = unless_disk_failed(error, &self.path, During::Checkpoint);
             tracing::warn!(error = %super::super::chain(&error), "checkpoint of the database failed; it will be tried again");
         }
     }
@@ -181,7 +184,8 @@ impl Desk {
     fn close(&mut self) {
         self.checkpoint();
         if let Err(source) = Entry::Running.set(&self.connection, 0) {
-            let error = unless_disk_failed(Error::Unavailable(source.into()), &self.path);
+            let error = Error::Unavailable(source.into());
+            let error = unless_disk_failed(error, &self.path, During::Commit);
             tracing::warn!(error = %super::super::chain(&error), "the database cannot note its orderly stop; the next start will take it for an unclean one");
         }
     }
