@@ -366,7 +366,7 @@ fn a_stream_begins_where_it_is_told_to() {
     assert_refused(&refused, Code::OutOfRange, "AHEAD_OF_FEED");
 }
 
-/// What `reconcile` ends with, by whoever has the store while the service is down.
+/// What `reconcile` ends with, by whoever has the embedded store while the service is down.
 fn reconcile(service: &Service) {
     let key = "5a".repeat(32);
     let ring = HashRing::new(&[key.as_bytes()]).expect("a key");
@@ -381,7 +381,8 @@ fn reconcile(service: &Service) {
 
 #[test]
 fn a_consumer_that_knows_more_than_the_store_stops_all_decisions_until_reconcile() {
-    let mut service = Service::start(Options::set(["store.partitions=1"]));
+    let one = Options::set(["store.partitions=1"]);
+    let mut service = Service::start(Options { store: Store::Embedded, ..one });
     let grpc = service.grpc();
     let before = cancel(&grpc);
     let mut stream = grpc.follow("executor");

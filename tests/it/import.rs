@@ -30,7 +30,7 @@ use serde_json::Value;
 use crate::{
     harness::{
         grpc::{self, Grant, wire},
-        service::{Options, Service, Store, command, furnish, run},
+        service::{Options, Service, command, furnish, run},
         unique,
     },
     values::{acquirer, any_payment, authorization_key, granted, live, token_key},
@@ -549,9 +549,8 @@ fn a_file_is_brought_in_directly_and_again_and_what_is_wrong_is_told_by_line() {
 }
 
 #[test]
-fn beside_a_service_the_store_is_refused_with_the_way_to_go() {
-    let options = Options { store: Store::Embedded, onboarding: true, ..Options::default() };
-    let service = Service::start(options);
+fn beside_a_service_the_embedded_store_is_refused_with_the_way_to_go() {
+    let service = Service::start(Options { onboarding: true, ..Options::embedded() });
     let file = service.dir().join("payments.jsonl");
     fs::write(&file, history("one", "succeeded", "")).unwrap();
     let settings = service.settings();

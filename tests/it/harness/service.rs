@@ -282,7 +282,14 @@ impl Service {
     /// `import complete`, beside the running service.
     pub fn import_complete(&self) {
         let settings = self.settings();
-        let output = run(&["import", "complete", "--config", settings.to_str().unwrap()]);
+        let mut import = command(&["import", "complete", "--config", settings.to_str().unwrap()]);
+        // it has no --set, and has to find the store as it was made
+        for setting in self.options.set.iter().filter(|setting| setting.starts_with("store.")) {
+            let (name, value) = setting.split_once('=').expect("a name and a value");
+            let name = name.to_uppercase().replace('.', "__");
+            import.env(format!("ALIPAYPLUS_CANCEL__{name}"), value);
+        }
+        let output = import.stdin(Stdio::null()).output().expect("the binary starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
