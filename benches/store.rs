@@ -49,7 +49,7 @@ impl Batch for Plan {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + Duration::from_secs(60)
+        Instant::now() + Duration::from_mins(1)
     }
 }
 
