@@ -209,12 +209,12 @@ fn a_commit_that_was_let_go_because_nobody_is_waited_for_any_more_is_unknown() {
     }
     let cluster = Cluster::start(Settings::default());
     let url = cluster.fresh_database();
-    let replicated =
-        block_on(async { Database { durability: Durability::Replicated, ..migrated(&url).await } });
+    let store = block_on(async {
+        let options = Database { durability: Durability::Replicated, ..migrated(&url).await };
+        opened(&options).await
+    });
     waiting_for_nobody(&cluster);
     block_on(async {
-        let (store, _) = Postgres::open(&replicated, &RING[..1]).await.expect("a database");
-        let store: Arc<dyn Store> = Arc::new(store);
         let commit = tokio::spawn(async move { write(&store, some_event("p")).await });
         let let_go = tokio::task::spawn_blocking(move || {
             wait_until_somebody_waits(&cluster);

@@ -99,6 +99,9 @@ pub struct Options {
     pub spare_connections: usize,
 }
 
+/// For what a start has to write.
+const ADMISSION: Duration = Duration::from_secs(10);
+
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -111,6 +114,12 @@ pub enum OpenError {
     /// It refused what the start needs.
     #[error("the database refused")]
     Database(#[source] tokio_postgres::Error),
+    /// It does not commit.
+    #[error(
+        "the database does not commit within {} s; if synchronous_standby_names is set there, no standby answers",
+        ADMISSION.as_secs()
+    )]
+    Stuck,
     /// It has an older schema than this program needs, or none.
     #[error(
         "the database has schema {found} and this program needs {needed}: run `alipayplus-cancel migrate`"
@@ -156,7 +165,7 @@ impl OpenError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Connect(error) => error.is_configuration(),
-            Self::Database(_) => false,
+            Self::Database(_) | Self::Stuck => false,
             Self::Tls(_)
             | Self::NotMigrated { .. }
             | Self::TooNew { .. }
@@ -253,7 +262,8 @@ impl Postgres {
         if found < needed {
             return Err(OpenError::NotMigrated { found, needed });
         }
-        let primary = migrate::admit(&connection.client, options.partitions, hash_keys).await?;
+        let admitted = migrate::admit(&connection.client, options.partitions, hash_keys);
+        let primary = time::timeout(ADMISSION, admitted).await.map_err(|_| OpenError::Stuck)??;
         let lanes = options.lanes.max(1);
         let pool = Pool::builder(connector(options, true)?)
             .max_size(lanes.saturating_add(options.spare_connections.max(1)))
