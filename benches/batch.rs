@@ -1,8 +1,8 @@
 //! What batching is worth on PostgreSQL: cancels committed per second by the engine, beside the same work written plainly,
 //! one transaction a request, over a pool of the same size in the same database server.
 //!
-//! `cargo bench --bench batch -- [CALLERS] [SECONDS] [ROUNDS]`, by default 256 callers, 5 seconds, 3 rounds, interleaved.
-//! Starts a PostgreSQL of its own (`initdb` must be installed). Both sides lock the partition's head, load the payment,
+//! `cargo bench --bench batch -- [CALLERS] [SECONDS] [ROUNDS] [WORKERS…]`, by default 256 callers, 5 seconds, 3 rounds,
+//! interleaved, for 1, 2 and 4 workers of the engine's, out of a pool of 8 connections on both sides. Starts a PostgreSQL of its own (`initdb` must be installed). Both sides lock the partition's head, load the payment,
 //! write payment, event and head, and answer after COMMIT; every key is new. Prints medians and their ratio.
 #![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction, clippy::unwrap_used)]
 
@@ -33,16 +33,16 @@ use alipayplus_cancel::{
 use harness::postgres::Cluster;
 use tokio::sync::{Mutex, Semaphore};
 
-const LANES: usize = 4;
-const SPARE: usize = 4;
+/// Connections of either side.
+const POOL: usize = 8;
 
-fn options(url: &str) -> Options {
+fn options(url: &str, lanes: usize) -> Options {
     Options {
         dsn: Dsn::parse(url, None).expect("a URL"),
         partitions: Partitions::DEFAULT,
         durability: Durability::Local,
-        lanes: LANES,
-        spare_connections: SPARE,
+        lanes,
+        spare_connections: POOL - lanes,
     }
 }
 
@@ -100,7 +100,7 @@ struct Connection {
 impl Plain {
     async fn open(url: &str) -> Self {
         let mut pool = Vec::new();
-        for _ in 0..LANES + SPARE {
+        for _ in 0..POOL {
             let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
             let (client, connection) = connected.expect("a connection");
             tokio::spawn(connection);
@@ -162,17 +162,22 @@ fn main() {
     let callers = numbers.next().unwrap_or(256);
     let seconds = Duration::from_secs(numbers.next().unwrap_or(5).try_into().expect("seconds"));
     let rounds = numbers.next().unwrap_or(3);
+    let workers: Vec<usize> = numbers.filter(|workers| (1..POOL).contains(workers)).collect();
+    let workers = if workers.is_empty() { vec![1, 2, 4] } else { workers };
     let Some(cluster) = harness::postgres::or_skip() else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio");
-    runtime.block_on(run(cluster, callers, seconds, rounds));
+    for workers in workers {
+        runtime.block_on(run(cluster, callers, seconds, rounds, workers));
+    }
 }
 
-async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize) {
+async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize, workers: usize) {
     let (batched_url, plain_url) = (cluster.fresh_database(), cluster.fresh_database());
     for url in [&batched_url, &plain_url] {
-        Postgres::migrate(&options(url)).await.expect("a schema");
+        Postgres::migrate(&options(url, workers)).await.expect("a schema");
     }
-    let (postgres, _) = Postgres::open(&options(&batched_url), &[[1; 16]]).await.expect("open");
+    let (postgres, _) =
+        Postgres::open(&options(&batched_url, workers), &[[1; 16]]).await.expect("open");
     let store: Arc<dyn Store> = Arc::new(postgres);
     let complete = alipayplus_cancel::store::StandingChange::ImportComplete;
     store.change_standing(complete).await.expect("a standing");
@@ -185,7 +190,9 @@ async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize
         Limits { queue: 8192, batch: 512 },
     );
     let plain = Arc::new(Plain::open(&plain_url).await);
-    println!("{callers} callers, {LANES} + {SPARE} connections, {seconds:?} a round");
+    println!(
+        "{callers} callers, {workers} workers, {POOL} connections a side, {seconds:?} a round"
+    );
     let (mut batched_rates, mut plain_rates) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         let before = engine.counters().commits.load(Ordering::Relaxed);
