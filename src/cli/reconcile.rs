@@ -49,6 +49,7 @@ In this order, the service being stopped:
 
 Exit status: 0 done; 1 lines contradict the store and nothing was written, or the store cannot be used; 2 wrong usage \
 or settings.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that a person sets")]
 pub struct Reconcile {
     /// The settings file; environment variables ALIPAYPLUS_CANCEL__SECTION__KEY win over it
     #[arg(long, value_name = "FILE")]
@@ -65,6 +66,9 @@ pub struct Reconcile {
     /// Go on although lines contradict the store or cannot be read; they are told and passed over
     #[arg(long)]
     accept_conflicts: bool,
+    /// Go on although the file holds no event
+    #[arg(long)]
+    nothing_was_kept: bool,
 }
 
 /// Events in one commit.
@@ -107,6 +111,12 @@ impl Reconcile {
         if self.dry_run {
             println!("would do: {}", told(lines, &done, conflicts));
             return Ok(());
+        }
+        if lines == 0 && !self.nothing_was_kept {
+            bail!(Usage(
+                "the file holds no event: if no consumer kept any, and you are sure that nothing was decided since the \
+                 backup, say --nothing-was-kept".into()
+            ));
         }
         let (lines, done, written) = self.pass(store, false, "events").await?;
         if written > conflicts && !self.accept_conflicts {

@@ -190,6 +190,10 @@ fn a_wrong_value_names_setting_and_line_and_says_what_is_expected() {
             "x.toml:7: policy.acquirer_check: expected \"enforce\" or \"observe\", found the text \"enforced\"; did you mean `enforce`?",
         ),
         (
+            "[telemetry]\nlog_level = \" U;🕴ꮏ=ⶹE.>%🠃<\"",
+            "x.toml:7: telemetry.log_level: expected a level or directives, as \"info\" or \"info,alipayplus_cancel=debug\"",
+        ),
+        (
             "[telemetry]\nlog_level = \"inof\"",
             "x.toml:7: telemetry.log_level: expected a level or directives, as \"info\" or \"info,alipayplus_cancel=debug\", found `inof`, which is no level; did you mean `info`?",
         ),

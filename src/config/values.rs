@@ -549,7 +549,9 @@ pub(super) fn log_directive() -> Check<String> {
                 .map_or_else(String::new, |level| format!("; did you mean `{level}`?"));
             return Some(format!("{example}, found `{word}`, which is no level{hint}"));
         }
-        let legal = tracing_subscriber::EnvFilter::builder().parse(directive).is_ok();
+        // the filter's parser cuts texts between bytes, and panics where a character is longer than one
+        let legal = directive.is_ascii()
+            && tracing_subscriber::EnvFilter::builder().parse(directive).is_ok();
         (!legal).then(|| example.to_owned())
     })
 }

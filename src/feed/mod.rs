@@ -20,7 +20,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     task::{JoinHandle, JoinSet},
     time,
 };
@@ -44,6 +44,8 @@ use crate::{
     store::{self, Following, Kept, Positioned, StandingChange, Store},
 };
 
+/// Consumers' changes stand in the same queue as decisions in the embedded store.
+const CHANGES_AT_ONCE: usize = 8;
 /// How often the heads of a store are looked at that others commit to.
 const LOOK: Duration = Duration::from_millis(40);
 /// How often what others may have changed is looked at: the epoch, and who reads what.
@@ -126,6 +128,8 @@ struct Inner {
     epoch: watch::Sender<u64>,
     /// Counts, by consumer that is followed here, how often its streams have to look at it again.
     changes: Mutex<HashMap<ConsumerName, watch::Sender<u64>>>,
+    /// Changes of consumers at once: however many are asked for, decisions do not stand behind all of them.
+    changing: Semaphore,
     stop: CancellationToken,
 }
 
@@ -156,6 +160,7 @@ impl Feed {
             heads: watch::Sender::new(Arc::default()),
             epoch: watch::Sender::new(0),
             changes: Mutex::default(),
+            changing: Semaphore::new(CHANGES_AT_ONCE),
             stop: CancellationToken::new(),
         });
         let mut beside = JoinSet::new();
@@ -222,8 +227,10 @@ impl Feed {
         };
         tracing::info!(consumer = name.as_str(), partitions = begun.places.len(), "subscribed");
         self.inner.nudge(&name);
+        let subscription = Subscription::new(&self.inner, name, stream, epoch, begun, changes, cut);
+        // once it listens: whatever was committed since its claim is looked for now
         self.inner.wake.events_committed();
-        Ok(Subscription::new(&self.inner, name, stream, epoch, begun, changes, cut))
+        Ok(subscription)
     }
 
     /// Nothing is decided any more until `reconcile`: whatever was committed and is lost could be decided otherwise.
@@ -413,7 +420,10 @@ impl Inner {
             *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((answer, ground));
             kept
         });
+        let closed = |_| Error::Store(store::Error::Closed);
+        let permit = self.changing.acquire().await.map_err(closed)?;
         self.store.follow(name.clone(), follow).await.map_err(Error::Store)?;
+        drop(permit);
         let decided = decided.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((answer, (heads, epoch))) = decided else {
             return Err(Error::Store(store::Error::Closed));

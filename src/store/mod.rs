@@ -142,7 +142,8 @@ pub struct Positioned {
 /// What holds for the store as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// The feed's epoch, from 1: a new one begins with each `reconcile`.
+    /// The feed's epoch: 1, and from the first `reconcile` on the second of 1970's clock at which the last one was, so that
+    /// none is ever used twice, whatever was restored.
     pub epoch: u64,
     /// True until the wallet's history is imported.
     pub onboarding: bool,

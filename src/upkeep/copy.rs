@@ -105,19 +105,22 @@ pub async fn copy(
         events: fill::<Positioned>(from, to, Page::Events, hear).await?,
         consumers: consumers(from, to).await?,
     };
+    // from here on nobody decides in the source, so that nothing is decided twice, and what is compared stays as it is
+    let closed =
+        from.change_standing(StandingChange::Suspect(left.clone())).await.map_err(Error::Source)?;
+    let after = from.heads().await.map_err(Error::Source)?;
+    if after != heads || closed.epoch != standing.epoch {
+        return Err(Error::Changed);
+    }
+
     compare::<(PaymentKey, Payment)>(from, to, hear).await?;
     compare::<(AuthorizationKey, Authorization)>(from, to, hear).await?;
     compare::<(TokenKey, Token)>(from, to, hear).await?;
     compare::<Positioned>(from, to, hear).await?;
 
-    // from here on nobody decides in the source, so that nothing is decided twice
-    let closed =
-        from.change_standing(StandingChange::Suspect(left)).await.map_err(Error::Source)?;
-    let after = from.heads().await.map_err(Error::Source)?;
-    if after != heads || closed.epoch != standing.epoch {
-        return Err(Error::Changed);
-    }
-    let standing = Standing { onboarding: closed.onboarding, ..standing };
+    // a run before this one may have closed it already
+    let suspect = standing.suspect.filter(|why| *why != left);
+    let standing = Standing { onboarding: closed.onboarding, suspect, epoch: standing.epoch };
     to.take_over(Takeover { standing, heads }).await.map_err(Error::Target)?;
     // a last look, as the service will look
     let nothing = transact(to, Wanted::default(), |_| ((), Changes::default()));

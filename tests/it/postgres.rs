@@ -273,7 +273,7 @@ fn a_store_that_ends_before_what_was_durable_is_suspect_until_it_is_reconciled()
             "every replica hears of it: {refused:?}"
         );
         let change = StandingChange::Reconciled("looked at".to_owned());
-        assert_eq!(store.change_standing(change).await.expect("a change").epoch, 2);
+        assert!(store.change_standing(change).await.expect("a change").epoch > 1);
         for store in [&store, &other] {
             write(store, some_event("p")).await.expect("it serves again");
             let heads = store.heads().await.expect("heads");

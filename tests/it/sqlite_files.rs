@@ -341,7 +341,7 @@ fn standing_changed_by_another_process_is_noticed_with_the_next_commit() {
         let change = |change| Sqlite::change_standing_of(&file(&dir), &change).expect("a change");
         change(StandingChange::Suspect("an operator said so".to_owned()));
         assert_decides_nothing(&sqlite).await;
-        assert_eq!(change(StandingChange::Reconciled("it was a drill".to_owned())).epoch, 2);
+        assert!(change(StandingChange::Reconciled("it was a drill".to_owned())).epoch > 1);
         add(&sqlite, 0).await;
         shut(sqlite);
         let sqlite = open(&dir).expect("the chain goes on across processes");
@@ -618,7 +618,7 @@ fn a_backup_of_a_busy_store_is_whole_and_suspect_until_it_is_reconciled() {
         assert!(count(&sqlite, 400).await.expect("reads") >= 40, "all of before it began");
         assert!(!sqlite.stopped_uncleanly());
         let done = StandingChange::Reconciled("the executor was asked".to_owned());
-        assert_eq!(sqlite.change_standing(done).await.expect("a change").epoch, 2);
+        assert!(sqlite.change_standing(done).await.expect("a change").epoch > 1);
         add(&sqlite, 400).await;
         shut(sqlite);
         let sqlite = open_at(&to).expect("a store");

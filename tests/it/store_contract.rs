@@ -870,7 +870,9 @@ fn a_suspect_store_decides_nothing_until_it_is_reconciled<F: Fixture>() {
 
         let done = StandingChange::Reconciled("compared\u{0} with the executor".to_owned());
         let standing = store.change_standing(done).await.expect("a change");
-        assert_eq!(standing, Standing { epoch: 2, onboarding: true, suspect: None });
+        let epoch = standing.epoch;
+        assert!(epoch > 1_700_000_000, "the time, so that it never was: {epoch}");
+        assert_eq!(standing, Standing { epoch, onboarding: true, suspect: None });
         let changes =
             Changes { payments: vec![(payment_key("p"), initiated(2))], ..Changes::default() };
         write(&store, changes).await.expect("it decides again");
@@ -881,7 +883,7 @@ fn a_suspect_store_decides_nothing_until_it_is_reconciled<F: Fixture>() {
         let again = StandingChange::Suspect("again".to_owned());
         store.change_standing(again).await.expect("a change");
         let done = StandingChange::Reconciled(String::new());
-        assert_eq!(store.change_standing(done).await.expect("a change").epoch, 3);
+        assert!(store.change_standing(done).await.expect("a change").epoch > epoch);
         drop(store);
         let fixture = fixture.reopen().await;
         let standing = fixture.store().standing().await.expect("a read");

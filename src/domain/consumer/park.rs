@@ -59,6 +59,11 @@ pub fn decide(
     same_epoch(command.epoch, ground)?;
     command.follower.reads(&consumer, partition)?;
     within(command.event.place, ground)?;
+    // what is gone could never be delivered again
+    let purged = ground.head(partition).purged;
+    if position <= purged {
+        return Err(Refusal::Purged { least: vec![Place { partition, position: purged }] });
+    }
 
     // what comes again and is set aside again holds up the rest once more, under a time of its own: that tells a stream
     // that the next time it comes is another one

@@ -49,7 +49,9 @@ impl Postgres {
                 Some(why.as_bytes()),
             ),
             StandingChange::Reconciled(why) => (
-                "UPDATE meta SET suspect = NULL, epoch = epoch + 1 WHERE only_row = 1",
+                // an epoch that never was, also if the same backup is restored twice
+                "UPDATE meta SET suspect = NULL,
+                 epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint) WHERE only_row = 1",
                 "reconciled",
                 Some(why.as_bytes()),
             ),

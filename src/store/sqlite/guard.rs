@@ -33,10 +33,13 @@ pub(super) fn examine(connection: &Connection, path: &Path) -> Result<Option<Str
             "it stands without its anchor file, so it is a copy, and may lack what was decided since"
         }
         // not refused: people have to see what is there, and nothing is decided meanwhile
-        Noted::Damaged => {
+        Noted::Damaged if anchored => {
             "its anchor file is damaged, so that nothing tells whether commits are lost"
         }
-        Noted::Absent | Noted::Commit(_) => return ahead(&snapshot).map_err(sqlite),
+        // one that was never finished is as good as none
+        Noted::Absent | Noted::Damaged | Noted::Commit(_) => {
+            return ahead(&snapshot).map_err(sqlite);
+        }
     };
     Ok(Some(doubt.to_owned()))
 }
@@ -119,7 +122,7 @@ pub(super) fn moor(
     if Entry::Anchored.get(connection).map_err(sqlite)? == 0 {
         // from here on a database without an anchor is a copy, and one without its log too
         Entry::Anchored.set(connection, 1).map_err(sqlite)?;
-        make_durable(connection).map_err(sqlite)?;
+        make_durable(connection, path)?;
     }
     Ok(anchor)
 }

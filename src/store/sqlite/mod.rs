@@ -188,7 +188,7 @@ impl Sqlite {
         }
         migrate::run(&mut connection, path, partitions)?;
         let doubt = guard::examine(&connection, path)?;
-        make_durable(&connection).map_err(sqlite)?;
+        make_durable(&connection, path)?;
         keep_log(&connection, false).map_err(sqlite)?;
         let anchor = guard::moor(&mut connection, path, partitions, doubt)?;
         let primary = migrate::admit_hash_keys(&mut connection, path, hash_keys)?;
@@ -237,7 +237,7 @@ impl Sqlite {
             Ok(lock) => {
                 keep_log(&connection, true).map_err(sqlite)?;
                 let doubt = guard::examine(&connection, path)?;
-                make_durable(&connection).map_err(sqlite)?;
+                make_durable(&connection, path)?;
                 keep_log(&connection, false).map_err(sqlite)?;
                 guard::moor(&mut connection, path, partitions, doubt)?;
                 Some(lock)
@@ -443,15 +443,18 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 ///
 /// A process that was killed between writing the WAL and syncing it leaves commits that recovery reads back from the
 /// page cache and a power loss would still take. A repeat answered from them would be a SUCCESS that can vanish.
-fn make_durable(connection: &Connection) -> rusqlite::Result<()> {
-    let busy: i64 =
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+fn make_durable(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let checkpoint = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+    let busy: i64 = checkpoint.map_err(|source| opening(path, source))?;
     if busy == 0 {
         return Ok(());
     }
-    let code = ffi::Error { code: ErrorCode::DatabaseBusy, extended_code: ffi::SQLITE_BUSY };
-    let why = "another program reads it, so that its log cannot be made durable";
-    Err(rusqlite::Error::SqliteFailure(code, Some(why.to_owned())))
+    // somebody reads it, a backup perhaps, and the log cannot be moved away under them: then it is synced where it is
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let sync = |name: &Path| File::open(name).and_then(|file| file.sync_all());
+    let synced = sync(Path::new(&log)).and_then(|()| sync(path));
+    synced.map_err(|source| OpenError::Open { path: path.to_owned(), source: source.into() })
 }
 
 /// Makes the file, if it is not there, readable by its owner only: SQLite's own files beside it get the same mode.

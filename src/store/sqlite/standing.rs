@@ -130,7 +130,7 @@ pub(super) fn change(
             Entry::Suspect.set(write.sql, line).map_err(failed)?;
         }
         StandingChange::Reconciled(what) => {
-            set(Entry::Epoch, next(is.epoch))?;
+            set(Entry::Epoch, next(is.epoch, now))?;
             set(Entry::Suspect, 0)?;
             guard::bring_back(write)?;
             note(write, RECONCILED, Some(what), now)?;
@@ -140,8 +140,11 @@ pub(super) fn change(
     load(write.sql)
 }
 
-fn next(epoch: u64) -> i64 {
-    i64::try_from(epoch.saturating_add(1)).unwrap_or(i64::MAX)
+/// An epoch that never was: a store that is restored a second time from the same backup must not begin the same epoch
+/// again, because a consumer that knows the first one would pass over events of the second.
+fn next(epoch: u64, now: Timestamp) -> i64 {
+    let next = i64::try_from(epoch.saturating_add(1)).unwrap_or(i64::MAX);
+    next.max(now.unix_ms / 1_000)
 }
 
 /// Takes over another store's.
