@@ -2,7 +2,7 @@
 //! one transaction a request, over a pool of the same size in the same database server.
 //!
 //! `cargo bench --bench batch -- [CALLERS] [SECONDS] [ROUNDS] [WORKERS…]`, by default 256 callers, 5 seconds, 3 rounds,
-//! interleaved, for 1, 2 and 4 workers of the engine's, out of a pool of 8 connections on both sides. Starts a PostgreSQL of its own (`initdb` must be installed). Both sides lock the partition's head, load the payment,
+//! interleaved, for 1 to 4 workers of the engine's, out of a pool of 8 connections on both sides. Starts a PostgreSQL of its own (`initdb` must be installed). Both sides lock the partition's head, load the payment,
 //! write payment, event and head, and answer after COMMIT; every key is new. Prints medians and their ratio.
 #![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction, clippy::unwrap_used)]
 
@@ -163,7 +163,7 @@ fn main() {
     let seconds = Duration::from_secs(numbers.next().unwrap_or(5).try_into().expect("seconds"));
     let rounds = numbers.next().unwrap_or(3);
     let workers: Vec<usize> = numbers.filter(|workers| (1..POOL).contains(workers)).collect();
-    let workers = if workers.is_empty() { vec![1, 2, 4] } else { workers };
+    let workers = if workers.is_empty() { vec![1, 2, 3, 4] } else { workers };
     let Some(cluster) = harness::postgres::or_skip() else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio");
     for workers in workers {

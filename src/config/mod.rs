@@ -176,7 +176,7 @@ section! {
         /// always does.
         migrate_at_start: bool = "true";
         /// Transactions side by side, each with a connection of its own. PostgreSQL only.
-        workers: usize = "4" where within(1, 256);
+        workers: usize = "3" where within(1, 256);
         /// Connections for everything else: the feed, probes, upkeep. PostgreSQL only.
         spare_connections: usize = "4" where within(1, 256);
     }
