@@ -8,6 +8,7 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
+    thread,
     time::Duration,
 };
 
@@ -323,6 +324,43 @@ async fn close(opened: Opened) {
     }
 }
 
+/// Looks for what no start can see, once the process before did not end in order; beside the service, which goes on.
+fn check_after_unclean_stop(store: &Opened) {
+    let Opened::Sqlite(store) = store else { return };
+    if !store.stopped_uncleanly() {
+        return;
+    }
+    let path = store.path().to_owned();
+    let check = move || match Sqlite::check(&path, |_| {}) {
+        Ok(checked) if checked.findings.is_empty() => tracing::info!(
+            rows = checked.rows,
+            "the database was not closed in order; a check of all of it found nothing wrong"
+        ),
+        Ok(checked) => {
+            for finding in checked.findings.iter().take(FINDINGS_TOLD) {
+                tracing::error!(
+                    finding,
+                    "the database is damaged: stop the service, restore it, and run `reconcile`"
+                );
+            }
+        }
+        Err(error) => {
+            let error = crate::store::chain(&error);
+            tracing::error!(
+                error,
+                "the database could not be checked after it was not closed in order"
+            );
+        }
+    };
+    // a thread of its own, which no drain waits for
+    if let Err(error) = thread::Builder::new().name("sqlite-check".to_owned()).spawn(check) {
+        tracing::error!(%error, "the database could not be checked: no thread");
+    }
+}
+
+/// Findings of a check that are logged one by one.
+const FINDINGS_TOLD: usize = 20;
+
 /// How often the store is asked whether it still answers, and how long that may take.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Failures in a row from which on requests should go elsewhere: a switch of the primary alone is no reason.
@@ -386,6 +424,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     ));
 
     let (store, primary) = open_store(settings, &ring).await?;
+    check_after_unclean_stop(&store);
     let limits = &settings.limits;
     let wake = Wake::default();
     let (feed, beside_feed) = Feed::start(

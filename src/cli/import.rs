@@ -453,7 +453,8 @@ struct Chunk<R> {
 fn read_chunk<R: Record>(lines: &mut Lines) -> io::Result<Chunk<R>> {
     let mut chunk = Chunk { lines: 0, last: None, records: Vec::new(), wrong: Vec::new() };
     let mut bytes = 0usize;
-    while chunk.records.len() < RECORDS && bytes < BYTES {
+    // wrong lines count as well: a file that is no text at all has nothing else
+    while chunk.records.len() + chunk.wrong.len() < RECORDS && bytes < BYTES {
         let Some((number, line)) = lines.next()? else { break };
         chunk.last = Some(number);
         let text = match line {

@@ -16,7 +16,7 @@ use crate::{
     store::{StandingChange, Store},
     upkeep::{
         lines,
-        reconcile::{self, Done},
+        reconcile::{self, Coverage, Done},
     },
 };
 
@@ -66,11 +66,13 @@ pub struct Reconcile {
     /// Go on although lines contradict the store or cannot be read; they are told and passed over
     #[arg(long)]
     accept_conflicts: bool,
-    /// Go on although the file holds no event
+    /// Go on although the file holds no event, or lacks some before others that it has; the journal says so
     #[arg(long)]
-    nothing_was_kept: bool,
+    accept_gaps: bool,
 }
 
+/// Gaps that are told one by one.
+const GAPS_TOLD: usize = 20;
 /// Events in one commit.
 const EVENTS: usize = 1_000;
 /// Contradictions told one by one.
@@ -100,7 +102,10 @@ impl Reconcile {
                 format!("suspect: {why}")
             });
         eprintln!("the store is {is}");
-        let (lines, done, conflicts) = self.pass(store, true, "events compared").await?;
+        let mut coverage = Coverage::behind(store).await?;
+        let (lines, done, conflicts) =
+            self.pass(store, Some(&mut coverage), "events compared").await?;
+        let gaps = coverage.gaps();
         if conflicts > 0 && !self.accept_conflicts {
             eprintln!(
                 "{conflicts} lines contradict the store or cannot be read; nothing was written. Look into each; \
@@ -108,17 +113,27 @@ impl Reconcile {
             );
             return Err(Failure.into());
         }
+        let missing = gaps.len();
+        if (missing > 0 || lines == 0) && !self.accept_gaps {
+            for gap in gaps.iter().take(GAPS_TOLD) {
+                eprintln!("{gap}");
+            }
+            eprintln!(
+                "the file lacks {}; nothing was written. A cancel that is not in it is forgotten, with its money. Put \
+                 together what all consumers kept; --accept-gaps goes on without",
+                if lines == 0 {
+                    "every event".to_owned()
+                } else {
+                    format!("events in {missing} places")
+                }
+            );
+            return Err(Failure.into());
+        }
         if self.dry_run {
             println!("would do: {}", told(lines, &done, conflicts));
             return Ok(());
         }
-        if lines == 0 && !self.nothing_was_kept {
-            bail!(Usage(
-                "the file holds no event: if no consumer kept any, and you are sure that nothing was decided since the \
-                 backup, say --nothing-was-kept".into()
-            ));
-        }
-        let (lines, done, written) = self.pass(store, false, "events").await?;
+        let (lines, done, written) = self.pass(store, None, "events").await?;
         if written > conflicts && !self.accept_conflicts {
             eprintln!(
                 "lines contradict each other; what stands before them is written, the store stays as it is otherwise. \
@@ -126,7 +141,10 @@ impl Reconcile {
             );
             return Err(Failure.into());
         }
-        let told = told(lines, &done, written);
+        let mut told = told(lines, &done, written);
+        if missing > 0 || lines == 0 {
+            told.push_str(", although kept events were missing");
+        }
         let standing = store.change_standing(StandingChange::Reconciled(told.clone())).await?;
         println!("{told}");
         println!("epoch {} of the feed begins; the store decides again", standing.epoch);
@@ -137,9 +155,10 @@ impl Reconcile {
     async fn pass(
         &self,
         store: &Arc<dyn Store>,
-        dry: bool,
+        mut coverage: Option<&mut Coverage>,
         what: &'static str,
     ) -> anyhow::Result<(u64, Done, u64)> {
+        let dry = coverage.is_some();
         let name = self.events.display();
         let mut lines =
             Lines::open(&self.events, 1).with_context(|| Usage(format!("cannot read {name}")))?;
@@ -160,7 +179,12 @@ impl Reconcile {
             {
                 let read = match line {
                     Line::Text(text) if text.trim().is_empty() => continue,
-                    Line::Text(text) => lines::event(text),
+                    Line::Text(text) => {
+                        if let Some(coverage) = &mut coverage {
+                            coverage.add(lines::place(text));
+                        }
+                        lines::event(text)
+                    }
                     Line::Wrong(wrong) => Err(wrong),
                 };
                 count += 1;

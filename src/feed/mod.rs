@@ -30,7 +30,8 @@ pub use self::stream::{Step, Subscription};
 use crate::{
     domain::{
         consumer::{
-            Consumer, ConsumerName, Follower, Ground, Head, Place, Refusal, StreamId,
+            CONSUMERS_MAX, Consumer, ConsumerName, Follower, Ground, Head, Place, Refusal,
+            StreamId,
             acknowledge::{self, Acknowledge},
             forget::{self, Forget},
             park::{self, Park, Reach, Stood},
@@ -208,6 +209,7 @@ impl Feed {
             command.partitions = (0..self.partitions().count()).collect();
         }
         let stream = command.stream;
+        self.admit(&name).await?;
         // before the claim, so that no later claim is missed
         let changes = self.inner.changes_of(&name);
         let begun = self
@@ -231,6 +233,21 @@ impl Feed {
         // once it listens: whatever was committed since its claim is looked for now
         self.inner.wake.events_committed();
         Ok(subscription)
+    }
+
+    /// Refuses one name too many: each is kept, and looked at, for ever. Two that come at once may both get in.
+    async fn admit(&self, name: &ConsumerName) -> Result<(), Error> {
+        match self.inner.told(name).await {
+            Err(Error::Refused(Refusal::Unknown)) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let consumers = self.inner.store.consumers().await.map_err(Error::Store)?;
+        if consumers.len() >= CONSUMERS_MAX {
+            Err(Refusal::TooManyConsumers.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Nothing is decided any more until `reconcile`: whatever was committed and is lost could be decided otherwise.

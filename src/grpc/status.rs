@@ -166,6 +166,7 @@ fn feed_refused(refusal: &Refusal) -> Status {
         Refusal::Purged { .. } => (Code::OutOfRange, "PURGED"),
         Refusal::OtherEvent => (Code::NotFound, "UNKNOWN_EVENT"),
         Refusal::TooManyParked => (Code::ResourceExhausted, "TOO_MANY_PARKED"),
+        Refusal::TooManyConsumers => (Code::ResourceExhausted, "TOO_MANY_CONSUMERS"),
     };
     let said = refusal.to_string();
     let pairs: Vec<(&str, String)>;
@@ -207,7 +208,8 @@ fn feed_refused(refusal: &Refusal) -> Status {
         | Refusal::Required
         | Refusal::Superseded
         | Refusal::OtherEvent
-        | Refusal::TooManyParked => {
+        | Refusal::TooManyParked
+        | Refusal::TooManyConsumers => {
             pairs = Vec::new();
             said
         }

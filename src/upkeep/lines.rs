@@ -24,6 +24,7 @@ use crate::{
         token::TokenKind,
     },
     engine::ImportToken,
+    store::Place,
 };
 
 /// Longest line, in bytes: what the longest passThroughInfo needs, every character escaped.
@@ -159,6 +160,19 @@ pub fn event(text: &str) -> Result<Kept, Wrong> {
         }
     };
     Ok(Kept { event, returned })
+}
+
+/// The epoch and the place a kept event had, if its line tells: numbers, as texts or not.
+pub fn place(text: &str) -> Option<(u64, Place)> {
+    let mut object = Object::parse(text).ok()?;
+    let mut number = |field| match object.take(field)? {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.as_u64(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    let (epoch, partition, position) =
+        (number("epoch")?, number("partition")?, number("position")?);
+    Some((epoch, Place { partition: u16::try_from(partition).ok()?, position }))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -372,17 +386,49 @@ impl Object {
         })
     }
 
-    /// Refuses what is left.
+    /// Refuses what is left. A name that is none of ours is not repeated: an export that is keyed by token has one there.
     pub(super) fn end(self) -> Result<(), Wrong> {
-        match self.fields.keys().next() {
-            None => Ok(()),
-            Some(field) => {
-                let field: String = field.chars().filter(|c| !c.is_control()).take(64).collect();
-                Err(Wrong::of(&format!("{}{field}", self.prefix), "no such field"))
-            }
+        let Some(field) = self.fields.keys().next() else { return Ok(()) };
+        if FIELDS.contains(&field.as_str()) {
+            return Err(Wrong::of(&self.name(field), "does not stand here"));
         }
+        let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(field, known);
+        let nearest = FIELDS.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let meant = nearest.filter(|known| likeness(known) >= 0.6);
+        let meant = meant.map(|known| format!("; did you mean `{known}`?"));
+        let within = self.prefix.trim_end_matches('.');
+        let within = if within.is_empty() { String::new() } else { format!(" in {within}") };
+        Err(Wrong(format!("an unknown field{within}{}", meant.unwrap_or_default())))
     }
 }
+
+/// Every field that a line of history may have.
+const FIELDS: [&str; 24] = [
+    "acquirerId",
+    "amount",
+    "authorizationId",
+    "cancelledAt",
+    "currency",
+    "dueAt",
+    "expiresAt",
+    "fundReturn",
+    "initiatedAt",
+    "kind",
+    "passThroughInfo",
+    "paymentAmount",
+    "paymentRequestId",
+    "pspId",
+    "reference",
+    "refundId",
+    "refunds",
+    "replaces",
+    "resultCode",
+    "returnedAt",
+    "revokedAt",
+    "state",
+    "token",
+    "value",
+];
 
 /// The fields of an object, none of them twice.
 struct Fields(BTreeMap<String, Value>);
@@ -438,6 +484,16 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_none_of_ours_is_not_repeated() {
+        let keyed = token(
+            r#"{"pspId":"p","authorizationId":"a","acquirerId":"q","token":"t","kind":"access","281006F588":1}"#,
+        );
+        assert_eq!(keyed.expect_err("an unknown field").to_string(), "an unknown field");
+        let misspelt = wrong(&format!(r#"{{{PAID},"state":"succeeded","refundz":[]}}"#));
+        assert_eq!(misspelt, "an unknown field; did you mean `refunds`?");
+    }
+
+    #[test]
     fn a_wrong_line_is_told_by_field() {
         for (line, part) in [
             (String::new(), "ends too early"),
@@ -445,7 +501,7 @@ mod tests {
             (format!(r#"{{{PAID},"state":"succeeded","state":"failed"}}"#), "each field once"),
             (format!("{{{PAID}}}"), "state: must be set"),
             (format!(r#"{{{PAID},"state":"paid"}}"#), "state: is none of the words"),
-            (format!(r#"{{{PAID},"state":"succeeded","amount":5}}"#), "amount: no such field"),
+            (format!(r#"{{{PAID},"state":"succeeded","amount":5}}"#), "amount: does not stand here"),
             (r#"{"pspId":5}"#.to_owned(), "pspId: must be a text"),
             (r#"{"pspId":" p"}"#.to_owned(), "pspId: starts or ends with white space"),
             (

@@ -1,6 +1,10 @@
 //! After a restore from a backup: what consumers kept becomes true again, a thousand events a commit.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use super::transact::transact;
 use crate::{
@@ -10,7 +14,7 @@ use crate::{
         payment::{Funds, Payment},
         reconcile::{self, Conflict, Kept, Outcome},
     },
-    store::{Changes, Error, Known, Store, Wanted},
+    store::{Changes, Error, Head, Known, Place, Store, Wanted},
 };
 
 /// What came of some events.
@@ -132,4 +136,86 @@ pub fn name(kept: &Kept) -> String {
     };
     let subject = &kept.event.subject;
     format!("{kind} of {} {} of {}", subject.tag(), subject.id(), subject.psp())
+}
+
+/// Which of the events behind the restored feed the kept ones are. What is missing before one that was kept was told to
+/// a consumer, so it was decided, and answered.
+pub struct Coverage {
+    epoch: u64,
+    heads: Vec<Head>,
+    seen: BTreeMap<u16, BTreeSet<u64>>,
+}
+
+/// Positions of one partition that no kept event has, though a later one was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Which partition.
+    pub partition: u16,
+    /// The first missing position.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, first, last } = self;
+        write!(f, "partition {partition}: positions {first} to {last} are missing")
+    }
+}
+
+impl Coverage {
+    /// Nothing is known yet behind a store's heads.
+    pub async fn behind(store: &Arc<dyn Store>) -> Result<Self, Error> {
+        let (epoch, heads) = (store.standing().await?.epoch, store.heads().await?);
+        Ok(Self { epoch, heads, seen: BTreeMap::new() })
+    }
+
+    /// A kept event, if it tells its place. One of another epoch says nothing about this one.
+    pub fn add(&mut self, place: Option<(u64, Place)>) {
+        let Some((epoch, Place { partition, position })) = place else { return };
+        let head = self.heads.get(usize::from(partition)).map_or(u64::MAX, |head| head.position);
+        if epoch == self.epoch && position > head {
+            self.seen.entry(partition).or_default().insert(position);
+        }
+    }
+
+    /// What is missing.
+    pub fn gaps(&self) -> Vec<Gap> {
+        let mut gaps = Vec::new();
+        for (&partition, seen) in &self.seen {
+            let head = self.heads.get(usize::from(partition)).copied().unwrap_or_default();
+            let mut next = head.position.saturating_add(1);
+            for &position in seen {
+                if position > next {
+                    let last = position.saturating_sub(1);
+                    gaps.push(Gap { partition, first: next, last });
+                }
+                next = position.saturating_add(1);
+            }
+        }
+        gaps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_that_is_missing_before_one_that_was_kept_is_a_gap() {
+        let heads = vec![Head { position: 5, purged: 0 }, Head::default()];
+        let mut coverage = Coverage { epoch: 3, heads, seen: BTreeMap::new() };
+        let place = |partition, position| Some((3, Place { partition, position }));
+        for kept in [place(0, 4), place(0, 6), place(0, 7), place(1, 1), None] {
+            coverage.add(kept);
+        }
+        // another epoch's positions mean nothing here
+        coverage.add(Some((2, Place { partition: 1, position: 9 })));
+        assert_eq!(coverage.gaps(), []);
+        coverage.add(place(0, 10));
+        coverage.add(place(1, 3));
+        let gap = |partition, first, last| Gap { partition, first, last };
+        assert_eq!(coverage.gaps(), [gap(0, 8, 9), gap(1, 2, 2)]);
+    }
 }

@@ -585,3 +585,22 @@ fn a_disk_that_turns_read_only_makes_cancels_unknown_and_loses_nothing() {
     assert_eq!(cancelled.keys().cloned().collect::<HashSet<_>>(), heard.all());
     drop(disk);
 }
+
+#[test]
+fn after_a_kill_all_of_the_file_is_checked_and_what_was_changed_is_told() {
+    let mut service = Service::start(Options::embedded());
+    let payment = Payment::new();
+    service.grpc().cancel_payment(payment.cancel()).expect("SUCCESS");
+    service.kill_nine();
+    service.restart();
+    let says = |service: &Service, what: &str| service.stderr().contains(what).then_some(());
+    eventually("it was checked", || says(&service, "a check of all of it found nothing wrong"));
+
+    service.kill_nine();
+    let database = Connection::open(service.db_path()).expect("a database");
+    let changed = database.execute("UPDATE payment SET verdict_at = verdict_at + 1", []);
+    assert_eq!(changed.expect("a row"), 1);
+    drop(database);
+    service.restart();
+    eventually("the damage is told", || says(&service, "the database is damaged"));
+}

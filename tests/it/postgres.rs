@@ -4,9 +4,12 @@
 use std::{fs, process::Command, sync::Arc, thread, time::Duration};
 
 use alipayplus_cancel::{
-    domain::key::Partitions,
+    domain::{
+        consumer::{Consumer, ConsumerName},
+        key::Partitions,
+    },
     store::{
-        Changes, Error, StandingChange, Store,
+        Changes, Error, Kept, StandingChange, Store,
         postgres::{ConnectError, Durability, OpenError, Options as Database, Postgres},
     },
 };
@@ -279,6 +282,31 @@ fn a_store_that_ends_before_what_was_durable_is_suspect_until_it_is_reconciled()
             let heads = store.heads().await.expect("heads");
             assert!(heads.iter().all(|head| head.position <= 3), "{heads:?}");
         }
+    });
+}
+
+#[test]
+fn what_a_consumer_is_told_waits_for_the_standby_although_nothing_changes() {
+    if !postgres::is_there_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start(Settings::default());
+    let url = cluster.fresh_database();
+    let store = block_on(async { opened(&migrated(&url).await).await });
+    let name = || ConsumerName::parse("executor").expect("a name");
+    block_on(async {
+        let keep = Box::new(|_| Kept::Consumer(Consumer::default()));
+        store.follow(name(), keep).await.expect("a change");
+        waiting_for_nobody(&cluster);
+        let looking = Arc::clone(&store);
+        let look = async move { looking.follow(name(), Box::new(|_| Kept::AsItIs)).await };
+        let mut look = tokio::spawn(look);
+        wait_until_somebody_waits(&cluster);
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut look).await;
+        assert!(early.is_err(), "not told before a standby has it: {early:?}");
+        cluster.psql("postgres", "ALTER SYSTEM RESET synchronous_standby_names");
+        cluster.psql("postgres", "SELECT pg_reload_conf()");
+        look.await.expect("no panic").expect("a look");
     });
 }
 

@@ -505,6 +505,11 @@ fn after_a_restore_and_reconcile_every_earlier_answer_is_given_again_and_no_mone
         "{output}"
     );
 
+    // nothing, or one event less than a consumer was told of, and it stops too
+    fs::write(&file, "").unwrap();
+    let output = ended_with(&reconcile(&["--yes"]), 1);
+    assert!(output.contains("every event") && output.contains("--accept-gaps"), "{output}");
+
     fs::write(&file, events.join("\n")).unwrap();
     let output = ended_with(&reconcile(&["--dry-run"]), 0);
     assert!(output.contains("would do: ") && output.contains("2 revocations restored"), "{output}");

@@ -98,6 +98,9 @@ pub struct Parked {
 /// How many events one consumer may have set aside: each change of it reads them all.
 pub const PARKED_MAX: usize = 10_000;
 
+/// How many consumers there may be: a name that a restart makes up each time must not cost for ever.
+pub const CONSUMERS_MAX: usize = 256;
+
 /// What a rule is judged by, beside the consumer itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Ground<'a> {
@@ -157,6 +160,11 @@ pub enum Refusal {
         "{PARKED_MAX} events are parked, which is as many as may be; redrive or acknowledge some"
     )]
     TooManyParked,
+    /// There are as many names as there may be.
+    #[error(
+        "there are {CONSUMERS_MAX} consumers, which is as many as may be; forget those that are gone"
+    )]
+    TooManyConsumers,
 }
 
 impl Consumer {

@@ -210,6 +210,11 @@ impl Sqlite {
         self.stopped_uncleanly
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Waits for the writer to end: everything accepted before is committed or refused when this returns.
     pub fn close(&self) {
         // the last connection to close takes the WAL with it, and that should be the writer's
