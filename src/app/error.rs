@@ -9,7 +9,7 @@ use crate::{
         postgres::{self, DsnError},
         sqlite,
     },
-    tls,
+    telemetry, tls,
 };
 
 /// Why the service does not start.
@@ -60,6 +60,9 @@ pub enum StartError {
     /// The database cannot be used.
     #[error("store.url")]
     Database(#[source] postgres::OpenError),
+    /// Nothing can be told where the settings say.
+    #[error("telemetry")]
+    Telemetry(#[source] telemetry::Error),
     /// An address cannot be listened on.
     #[error("{setting}: cannot listen on {address}")]
     Bind {
@@ -83,6 +86,7 @@ impl StartError {
             | Self::HashKey(_)
             | Self::Tls { .. }
             | Self::Dsn(_)
+            | Self::Telemetry(_)
             | Self::Store(
                 sqlite::OpenError::Partitions { .. } | sqlite::OpenError::HashKeyMissing { .. },
             ) => true,

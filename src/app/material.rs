@@ -8,8 +8,9 @@ use zeroize::Zeroizing;
 use super::{StartError, store::database};
 use crate::{
     bridge::{Client, ClientKey, Clients, Identity, keys},
-    config::{self, Allowed, KeyState, Settings, StoreUrl},
+    config::{self, Allowed, KeyState, LogFormat, Settings, StoreUrl},
     engine::{HashRing, Tombstones},
+    telemetry::{self, Telemetry},
     tls,
 };
 
@@ -19,10 +20,35 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
     clients(settings)?;
     grpc_tls(settings)?;
     bridge_tls(settings)?;
+    endpoint(settings)?;
     if let StoreUrl::Postgres(_) = settings.store.url {
         database(settings)?;
     }
     hash_ring(settings).map(drop)
+}
+
+/// Starts what is told of what happens, and the process's log lines.
+pub fn telemetry(settings: &Settings) -> Result<Telemetry, StartError> {
+    let config = &settings.telemetry;
+    let format = match config.log_format {
+        LogFormat::Json => telemetry::Format::Json,
+        LogFormat::Text => telemetry::Format::Text,
+    };
+    let told = telemetry::Settings {
+        format,
+        directives: &config.log_level,
+        endpoint: endpoint(settings)?,
+        sample_ratio: config.sample_ratio,
+    };
+    Telemetry::start(&told).map_err(StartError::Telemetry)
+}
+
+fn endpoint(settings: &Settings) -> Result<Option<telemetry::Endpoint>, StartError> {
+    let config = &settings.telemetry;
+    let Some(url) = config.otlp_endpoint.clone() else { return Ok(None) };
+    let ca = config.otlp_ca_file.as_ref().map(|path| read("telemetry.otlp_ca_file", path));
+    let ca = ca.transpose()?.map(|pem| pem.to_vec());
+    Ok(Some(telemetry::Endpoint { url, ca }))
 }
 
 pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, StartError> {

@@ -4,7 +4,6 @@
 
 mod error;
 mod material;
-mod scrape;
 mod store;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -14,12 +13,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     error::StartError,
-    material::{check, hash_ring},
+    material::{check, hash_ring, telemetry},
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use self::{
     material::{bridge_tls, clients, grpc_tls, identity, tombstones},
-    scrape::scrape,
     store::{check_after_unclean_stop, watch_store},
 };
 use crate::{
@@ -34,6 +32,7 @@ use crate::{
     },
     layer::budget::Budget,
     listen::{Bounds, Front, Protocol},
+    telemetry::Telemetry,
     watch_list::WatchList,
 };
 
@@ -71,7 +70,7 @@ struct Fronts {
 const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts the whole service in this process.
-pub async fn start(settings: &Settings) -> Result<Running, StartError> {
+pub async fn start(settings: &Settings, telemetry: &Telemetry) -> Result<Running, StartError> {
     let identity = identity(settings)?;
     let clients = clients(settings)?;
     let grpc_tls = grpc_tls(settings)?;
@@ -123,6 +122,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         Arc::new(settings.policy.clone()),
         Arc::new(SystemClock),
         engine::Limits { queue: limits.queue, batch: limits.batch },
+        &telemetry.metrics,
     );
     let engine = engine.with_tombstones(tombstones(settings));
     let deadlines = Deadlines {
@@ -130,17 +130,17 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         cancel_token: limits.cancel_token_deadline,
         other: limits.default_deadline,
     };
-    let core = client::Client::in_process(&Server::new(engine.clone(), deadlines, Origin::Bridge));
-    let (routes, health) = Server::new(engine.clone(), deadlines, Origin::Network)
-        .routes(feed.clone(), settings.grpc.reflection);
+    let server = |origin| Server::new(engine.clone(), deadlines, origin, telemetry.clone());
+    let core = client::Client::in_process(&server(Origin::Bridge));
+    let (routes, health) = server(Origin::Network).routes(feed.clone(), settings.grpc.reflection);
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
     let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
     let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
+    watch_list.observe(&telemetry.metrics);
     probes.set_metrics({
-        // not the engine: whoever still scrapes must not keep it from ending
-        let (counters, watch_list) = (engine.counters(), watch_list.clone());
-        move || scrape(&counters) + &watch_list.text()
+        let telemetry = telemetry.clone();
+        move || telemetry.scrape()
     });
 
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
@@ -197,7 +197,6 @@ impl Running {
         if time::timeout(Duration::from_secs(1), beside_feed).await.is_err() {
             tracing::debug!("the feed waits for the store, and is left");
         }
-        // the probes count what the engine does, so they have a handle too
         drop((engine, probes));
         // ends by itself once every handle is gone; a dropped connection's may be left
         if time::timeout(Duration::from_secs(1), worker).await.is_err() {

@@ -32,11 +32,9 @@ use crate::{
         time::Timestamp,
     },
     grpc::client::{self, Answer, Call},
-    layer::{
-        budget::{Budget, Share, Source},
-        trace::TraceContext,
-    },
+    layer::budget::{Budget, Share, Source},
     listen::Peer,
+    telemetry::{Span, context::TraceContext},
 };
 
 /// One of Alipay+'s APIs.
@@ -262,8 +260,8 @@ impl Inner {
         let timeout = self.deadline(head).saturating_duration_since(Instant::now());
         let traceparent =
             head.parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let call =
-            Call { client: client.id.clone(), timeout, trace: TraceContext::of(traceparent) };
+        let trace = Span::unrecorded(TraceContext::of(traceparent));
+        let call = Call { client: client.id.clone(), timeout, trace };
         let answer = match api {
             Api::CancelPayment => {
                 let command = cancel_payment::read(body)?;

@@ -107,7 +107,7 @@ impl Sandbox {
         let file = self.dir.join(SETTINGS_FILE);
         let loaded = Settings::load(Some(&file), std::iter::empty(), listeners)
             .map_err(|error| Usage(error.to_string()))?;
-        serve::start(&loaded.settings).await
+        serve::start(&loaded.settings, &telemetry::Telemetry::local()).await
     }
 
     /// The usual ports where they are free, so that commands can be copied; others where not, or where nobody will see.

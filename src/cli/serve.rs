@@ -8,8 +8,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{Failure, Usage, start_error};
 use crate::{
     app::{self, Running},
-    config::{LogFormat, Settings, environment},
-    telemetry,
+    config::{Settings, environment},
+    telemetry::Telemetry,
 };
 
 /// Runs the service until SIGTERM or SIGINT, then drains; a second signal ends it at once
@@ -55,11 +55,7 @@ impl Serve {
             .collect::<Result<Vec<_>, _>>()?;
         let loaded = Settings::load(Some(&self.config), environment(), &flags)
             .map_err(|error| Usage(error.to_string()))?;
-        let format = match loaded.settings.telemetry.log_format {
-            LogFormat::Json => telemetry::Format::Json,
-            LogFormat::Text => telemetry::Format::Text,
-        };
-        telemetry::start(format, &loaded.settings.telemetry.log_level);
+        let telemetry = app::telemetry(&loaded.settings).map_err(start_error)?;
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
         }
@@ -68,7 +64,7 @@ impl Serve {
         // the database may be waited for, and the wait must end when it is told to
         let running = tokio::select! {
             biased;
-            running = start(&loaded.settings) => running?,
+            running = start(&loaded.settings, &telemetry) => running?,
             () = signals.told() => return Ok(()),
         };
         if running.engine.standing().await.is_ok_and(|standing| standing.onboarding) {
@@ -80,6 +76,8 @@ impl Serve {
         signals.again_ends_at_once();
         running.stop().await;
         tracing::info!("stopped");
+        // last, so that the line above goes out too; on a thread of its own, because it waits for the collector
+        tokio::task::spawn_blocking(move || telemetry.stop()).await.context("telemetry")?;
         Ok(())
     }
 }
@@ -110,8 +108,8 @@ fn allow_connections(settings: &Settings) {
 }
 
 /// Starts the service, and says where it listens.
-pub(super) async fn start(settings: &Settings) -> anyhow::Result<Running> {
-    let running = app::start(settings).await.map_err(start_error)?;
+pub(super) async fn start(settings: &Settings, telemetry: &Telemetry) -> anyhow::Result<Running> {
+    let running = app::start(settings, telemetry).await.map_err(start_error)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         grpc = %running.grpc,

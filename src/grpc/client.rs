@@ -5,11 +5,12 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use tonic::{Request, body::Body, codegen::http, metadata::MetadataValue};
+use tonic::{Code, Request, body::Body, codegen::http, metadata::MetadataValue};
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use super::{
     CLIENT_ID, TRACEPARENT, convert,
+    observe::told,
     server::Server,
     status,
     wire::{self, cancel_service_client::CancelServiceClient},
@@ -20,7 +21,7 @@ use crate::{
         id::{AcquirerId, ClientId, PassThroughInfo, PspId, Token},
         result::ResultCode,
     },
-    layer::trace::TraceContext,
+    telemetry::{Span, span::Kind},
 };
 
 /// Why a call could not even be answered with a status. In one process that cannot happen.
@@ -43,8 +44,8 @@ pub struct Call {
     pub client: ClientId,
     /// What is left of its time.
     pub timeout: Duration,
-    /// The request's trace.
-    pub trace: TraceContext,
+    /// The request's place in its trace.
+    pub trace: Span,
 }
 
 /// A CancelToken to ask for.
@@ -88,7 +89,10 @@ impl Client {
             psp_id: command.key.psp.as_str().to_owned(),
             payment_request_id: command.key.payment_request.as_str().to_owned(),
         };
-        match self.cancel.clone().cancel_payment(asking(request, call)).await {
+        let span = calling(call, "alipayplus.cancel.v1.CancelService/CancelPayment");
+        let answered = self.cancel.clone().cancel_payment(asking(request, call, &span)).await;
+        called(&span, answered.as_ref().err());
+        match answered {
             Ok(response) => decided(convert::decided(response.get_ref().result.as_ref()), None),
             Err(status) => refused(&status),
         }
@@ -102,7 +106,10 @@ impl Client {
             access_token: command.token.expose().to_owned(),
             pass_through_info: command.pass_through_info.map(|info| info.as_str().to_owned()),
         };
-        match self.cancel.clone().cancel_token(asking(request, call)).await {
+        let span = calling(call, "alipayplus.cancel.v1.CancelService/CancelToken");
+        let answered = self.cancel.clone().cancel_token(asking(request, call, &span)).await;
+        called(&span, answered.as_ref().err());
+        match answered {
             Ok(response) => {
                 let response = response.into_inner();
                 let info = response
@@ -116,14 +123,32 @@ impl Client {
     }
 }
 
-fn asking<T>(message: T, call: &Call) -> Request<T> {
+/// The span of a call, which the core's is a child of.
+fn calling(call: &Call, method: &'static str) -> Span {
+    let span = call.trace.child(Kind::Client, method);
+    span.set("rpc.system.name", "grpc");
+    span.set("rpc.method", method);
+    span
+}
+
+fn called(span: &Span, refused: Option<&tonic::Status>) {
+    let (status, _) = told(refused.map_or(Code::Ok, tonic::Status::code));
+    span.set("rpc.response.status_code", status);
+    // to a client every status but OK is an error, says the convention
+    if refused.is_some() {
+        span.failed(status);
+    }
+    span.end();
+}
+
+fn asking<T>(message: T, call: &Call, span: &Span) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(call.timeout);
     let metadata = request.metadata_mut();
     if let Ok(client) = MetadataValue::try_from(call.client.as_str()) {
         metadata.insert(CLIENT_ID, client);
     }
-    if let Ok(trace) = MetadataValue::try_from(call.trace.child().to_string()) {
+    if let Ok(trace) = MetadataValue::try_from(span.context().to_string()) {
         metadata.insert(TRACEPARENT, trace);
     }
     request

@@ -2,4 +2,4 @@
 
 pub mod budget;
 pub mod deadline;
-pub mod trace;
+pub use crate::telemetry::context as trace;

@@ -14,11 +14,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("store", &["domain"]),
     ("feed", &["domain", "store"]),
-    ("engine", &["domain", "store", "feed::Wake"]),
-    ("watch_list", &["domain", "store"]),
+    ("engine", &["domain", "store", "feed::Wake", "telemetry"]),
+    ("watch_list", &["domain", "store", "telemetry"]),
     ("upkeep", &["domain", "engine", "store"]),
-    ("layer", &["domain"]),
-    ("listen", &["layer", "tls"]),
+    ("layer", &["domain", "telemetry"]),
+    ("listen", &["layer", "telemetry", "tls"]),
     (
         "grpc",
         &[
@@ -36,7 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("admin", &["domain", "grpc::client", "telemetry"]),
     ("config", &["domain"]),
     ("tls", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["domain"]),
     (
         "app",
         &[
@@ -71,9 +71,25 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde", &["bridge", "store", "upkeep", "cli"]),
     ("rusqlite", &["store"]),
     ("deadpool", &["store"]),
+    ("opentelemetry", &["telemetry"]),
+    ("prometheus", &["telemetry"]),
     ("toml", &["config"]),
     ("rustls", &["listen", "store", "tls", "app", "cli"]),
-    ("tokio", &["store", "feed", "watch_list", "engine", "listen", "bridge", "app", "cli", "main"]),
+    (
+        "tokio",
+        &[
+            "store",
+            "feed",
+            "watch_list",
+            "engine",
+            "listen",
+            "bridge",
+            "telemetry",
+            "app",
+            "cli",
+            "main",
+        ],
+    ),
     (
         "tracing",
         &[
