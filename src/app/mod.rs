@@ -18,13 +18,13 @@ pub use self::{
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use self::{
-    material::{bridge_tls, clients, grpc_tls, identity, tombstones},
+    material::{bridge_setup, bridge_tls, grpc_tls, tombstones},
     scrape::scrape,
     store::{check_after_unclean_stop, watch_store},
 };
 use crate::{
     admin::Admin,
-    bridge::{self, Bridge},
+    bridge::Bridge,
     config::{PathPrefix, Settings},
     engine::{self, Clock as _, Engine, SystemClock},
     feed::{self, Feed, Wake},
@@ -72,8 +72,7 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts the whole service in this process.
 pub async fn start(settings: &Settings) -> Result<Running, StartError> {
-    let identity = identity(settings)?;
-    let clients = clients(settings)?;
+    let setup = bridge_setup(settings)?;
     let grpc_tls = grpc_tls(settings)?;
     let bridge_tls = bridge_tls(settings)?;
     let ring = hash_ring(settings)?;
@@ -124,7 +123,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         Arc::new(SystemClock),
         engine::Limits { queue: limits.queue, batch: limits.batch },
     );
-    let engine = engine.with_tombstones(tombstones(settings));
+    engine.set_tombstones(tombstones(settings));
     let deadlines = Deadlines {
         cancel_payment: limits.cancel_payment_deadline,
         cancel_token: limits.cancel_token_deadline,
@@ -135,7 +134,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         .routes(feed.clone(), settings.grpc.reflection);
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
-    let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
+    let json = Bridge::new(&prefixes, setup, core).router();
     let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
     probes.set_metrics({
         // not the engine: whoever still scrapes must not keep it from ending
@@ -239,20 +238,5 @@ fn bounds(settings: &Settings) -> Bounds {
         idle: limits.idle_timeout,
         write: limits.write_timeout,
         head_bytes: limits.head_bytes,
-    }
-}
-
-fn bridge_limits(settings: &Settings) -> bridge::Limits {
-    let limits = &settings.limits;
-    bridge::Limits {
-        in_flight: limits.max_in_flight,
-        in_flight_per_source: limits.max_in_flight_per_source,
-        body_bytes: limits.body_bytes,
-        body_bytes_in_flight: limits.body_bytes_in_flight,
-        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
-        body_timeout: limits.body_timeout,
-        cancel_payment_deadline: limits.cancel_payment_deadline,
-        cancel_token_deadline: limits.cancel_token_deadline,
-        request_time_skew: limits.request_time_skew,
     }
 }
