@@ -8,8 +8,9 @@ use zeroize::Zeroizing;
 use super::{StartError, store::database};
 use crate::{
     bridge::{Client, ClientKey, Clients, Identity, keys},
-    config::{self, Allowed, KeyState, Settings, StoreUrl},
+    config::{self, Allowed, KeyState, MethodPattern, Settings, StoreUrl},
     engine::{HashRing, Tombstones},
+    layer::identity::{Methods, Permissions, Row},
     tls,
 };
 
@@ -112,6 +113,24 @@ pub fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
     }
     HashRing::new(&ring.iter().map(|key| key.as_slice()).collect::<Vec<_>>())
         .map_err(StartError::HashKey)
+}
+
+/// Who may call what of gRPC.
+pub(super) fn permissions(settings: &Settings) -> Permissions {
+    let methods = |pattern: &MethodPattern| match *pattern {
+        MethodPattern::All => Methods::All,
+        MethodPattern::Service(service) => Methods::Service(service.into()),
+        MethodPattern::Method(service, method) => Methods::Method(service.into(), method.into()),
+    };
+    let row = |caller: &config::Caller| Row {
+        sans: caller.sans.iter().map(|san| san.as_str().into()).collect(),
+        methods: caller.methods.iter().map(methods).collect(),
+        bridge: caller.bridge,
+    };
+    match settings.grpc.callers.as_slice() {
+        [] => Permissions::Everybody,
+        callers => Permissions::Rows(callers.iter().map(row).collect()),
+    }
 }
 
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;

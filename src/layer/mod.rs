@@ -2,4 +2,5 @@
 
 pub mod budget;
 pub mod deadline;
+pub mod identity;
 pub mod trace;
