@@ -19,13 +19,13 @@ pub use self::{
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use self::{
-    material::{bridge_tls, clients, grpc_tls, identity, permissions, tombstones},
+    material::{bridge_setup, bridge_tls, grpc_tls, permissions, tombstones},
     scrape::scrape,
     store::{check_after_unclean_stop, watch_store},
 };
 use crate::{
     admin::Admin,
-    bridge::{self, Bridge},
+    bridge::Bridge,
     config::{PathPrefix, Settings},
     engine::{self, Clock as _, Engine, SystemClock},
     feed::{self, Feed, Wake},
@@ -84,8 +84,7 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts the whole service in this process.
 pub async fn start(settings: &Settings) -> Result<Running, StartError> {
-    let identity = identity(settings)?;
-    let clients = clients(settings)?;
+    let setup = bridge_setup(settings)?;
     let live = Live {
         permissions: Arc::new(ArcSwap::from_pointee(permissions(settings))),
         grpc_tls: grpc_tls(settings)?.map(swapped),
@@ -139,7 +138,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         Arc::new(SystemClock),
         engine::Limits { queue: limits.queue, batch: limits.batch },
     );
-    let engine = engine.with_tombstones(tombstones(settings));
+    engine.set_tombstones(tombstones(settings));
     let deadlines = Deadlines {
         cancel_payment: limits.cancel_payment_deadline,
         cancel_token: limits.cancel_token_deadline,
@@ -151,7 +150,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         server.stack(feed.clone(), settings.grpc.reflection, Arc::clone(&live.permissions));
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
-    let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
+    let json = Bridge::new(&prefixes, setup, core).router();
     let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
     probes.set_metrics({
         // not the engine: whoever still scrapes must not keep it from ending
@@ -255,20 +254,5 @@ fn bounds(settings: &Settings) -> Bounds {
         idle: limits.idle_timeout,
         write: limits.write_timeout,
         head_bytes: limits.head_bytes,
-    }
-}
-
-fn bridge_limits(settings: &Settings) -> bridge::Limits {
-    let limits = &settings.limits;
-    bridge::Limits {
-        in_flight: limits.max_in_flight,
-        in_flight_per_source: limits.max_in_flight_per_source,
-        body_bytes: limits.body_bytes,
-        body_bytes_in_flight: limits.body_bytes_in_flight,
-        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
-        body_timeout: limits.body_timeout,
-        cancel_payment_deadline: limits.cancel_payment_deadline,
-        cancel_token_deadline: limits.cancel_token_deadline,
-        request_time_skew: limits.request_time_skew,
     }
 }
