@@ -7,9 +7,10 @@ use zeroize::Zeroizing;
 use super::{StartError, store::database};
 use crate::{
     bridge::{Client, ClientKey, Clients, Identity, Limits, Rates, Setup, keys},
-    config::{self, Allowed, KeyState, Settings, StoreUrl},
+    config::{self, Allowed, KeyState, MethodPattern, Settings, StoreUrl},
     engine::{HashRing, Tombstones},
     layer::{
+        identity::{Methods, Permissions, Row},
         overload::InFlight,
         rate_limit::{Bucket, Rate},
     },
@@ -123,6 +124,24 @@ pub fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
     }
     HashRing::new(&ring.iter().map(|key| key.as_slice()).collect::<Vec<_>>())
         .map_err(StartError::HashKey)
+}
+
+/// Who may call what of gRPC.
+pub(super) fn permissions(settings: &Settings) -> Permissions {
+    let methods = |pattern: &MethodPattern| match *pattern {
+        MethodPattern::All => Methods::All,
+        MethodPattern::Service(service) => Methods::Service(service.into()),
+        MethodPattern::Method(service, method) => Methods::Method(service.into(), method.into()),
+    };
+    let row = |caller: &config::Caller| Row {
+        sans: caller.sans.iter().map(|san| san.as_str().into()).collect(),
+        methods: caller.methods.iter().map(methods).collect(),
+        bridge: caller.bridge,
+    };
+    match settings.grpc.callers.as_slice() {
+        [] => Permissions::Everybody,
+        callers => Permissions::Rows(callers.iter().map(row).collect()),
+    }
 }
 
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;

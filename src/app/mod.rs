@@ -9,6 +9,7 @@ mod store;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,7 +19,7 @@ pub use self::{
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use self::{
-    material::{bridge_setup, bridge_tls, grpc_tls, tombstones},
+    material::{bridge_setup, bridge_tls, grpc_tls, permissions, tombstones},
     scrape::scrape,
     store::{check_after_unclean_stop, watch_store},
 };
@@ -30,9 +31,9 @@ use crate::{
     feed::{self, Feed, Wake},
     grpc::{
         client,
-        server::{Deadlines, Health, Origin, Server},
+        server::{Deadlines, Health, Server},
     },
-    layer::budget::Budget,
+    layer::{budget::Budget, identity::Permissions},
     listen::{Bounds, Front, Protocol},
     watch_list::WatchList,
 };
@@ -59,6 +60,17 @@ pub struct Running {
     grace: Duration,
 }
 
+/// What a reload replaces under the requests that run.
+struct Live {
+    permissions: Arc<ArcSwap<Permissions>>,
+    grpc_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    bridge_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+}
+
+fn swapped<T>(shared: Arc<T>) -> Arc<ArcSwap<T>> {
+    Arc::new(ArcSwap::new(shared))
+}
+
 /// What listens. The platform's front ends last, so that probes are answered while the others drain.
 struct Fronts {
     stop: CancellationToken,
@@ -73,8 +85,11 @@ const ADMIN_CONNECTIONS: usize = 64;
 /// Starts the whole service in this process.
 pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     let setup = bridge_setup(settings)?;
-    let grpc_tls = grpc_tls(settings)?;
-    let bridge_tls = bridge_tls(settings)?;
+    let live = Live {
+        permissions: Arc::new(ArcSwap::from_pointee(permissions(settings))),
+        grpc_tls: grpc_tls(settings)?.map(swapped),
+        bridge_tls: bridge_tls(settings)?.map(swapped),
+    };
     let ring = hash_ring(settings)?;
 
     let grpc = bind("grpc.listen", settings.grpc.listen).await?;
@@ -129,9 +144,10 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         cancel_token: limits.cancel_token_deadline,
         other: limits.default_deadline,
     };
-    let core = client::Client::in_process(&Server::new(engine.clone(), deadlines, Origin::Bridge));
-    let (routes, health) = Server::new(engine.clone(), deadlines, Origin::Network)
-        .routes(feed.clone(), settings.grpc.reflection);
+    let server = Server::new(engine.clone(), deadlines);
+    let core = client::Client::in_process(&server);
+    let (calls, health) =
+        server.stack(feed.clone(), settings.grpc.reflection, Arc::clone(&live.permissions));
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
     let json = Bridge::new(&prefixes, setup, core).router();
@@ -144,9 +160,9 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
     let (stop, open) = (&fronts.stop, &fronts.connections);
-    let grpc = front(grpc, grpc_tls, Protocol::Http2, connections());
-    fronts.tasks.spawn(grpc.serve(routes, stop.clone(), open.clone()));
-    let bridge = front(bridge, bridge_tls, Protocol::Http1, connections());
+    let grpc = front(grpc, live.grpc_tls.clone(), Protocol::Http2, connections());
+    fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
+    let bridge = front(bridge, live.bridge_tls.clone(), Protocol::Http1, connections());
     fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
     let watch = [
         tokio::spawn(watch_store(store.store(), probes.clone())),

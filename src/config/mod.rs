@@ -32,6 +32,7 @@ use crate::domain::{
 
 mod error;
 mod load;
+mod methods;
 mod overlay;
 mod print;
 mod read;
@@ -42,6 +43,7 @@ mod values;
 
 pub use error::{ConfigError, Problem};
 pub use load::Loaded;
+pub use methods::MethodPattern;
 pub use overlay::{ENVIRONMENT_PREFIX, environment};
 pub use tree::Origin;
 pub use values::{
@@ -51,7 +53,7 @@ pub use values::{
 use read::{at_least_one, if_set, section, within};
 use rules::{
     all_sampled, client_keys, distinct_clients, distinct_consumers, distinct_prefixes, filled,
-    not_exported, one_active,
+    names, not_exported, one_active,
 };
 use values::{key_version, log_directive};
 
@@ -105,6 +107,21 @@ section! {
         tls: Option<GrpcTls>;
         /// Whether the reflection service answers.
         reflection: bool = "true";
+        /// Who may call what, by certificate. None: whoever is let in may call everything.
+        callers: Vec<Caller>;
+    }
+}
+
+section! {
+    /// `[[grpc.callers]]`: what whoever has one of these names may call. Several that fit add up; whom none fits may call
+    /// nothing but health and reflection.
+    Caller {
+        /// Subject alternative names (DNS or URI), exactly as they stand in certificates.
+        sans: Vec<String> where names();
+        /// `Service/Method`, `Service/*` or `*`.
+        methods: Vec<MethodPattern> where at_least_one("a caller that may call nothing needs no row");
+        /// Whether it is a bridge of ours on another machine: only from one is it believed which client of Alipay+'s asks.
+        bridge: bool = "false";
     }
 }
 

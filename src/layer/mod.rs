@@ -7,6 +7,7 @@
 pub mod budget;
 pub mod deadline;
 pub mod gate;
+pub mod identity;
 pub mod overload;
 pub mod panic;
 pub mod rate_limit;

@@ -65,7 +65,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["grpc"]),
     ("prost", &["grpc"]),
     ("axum", &["bridge", "admin"]),
-    ("http", &["bridge", "admin", "listen", "grpc", "cli"]),
+    ("http", &["bridge", "admin", "layer", "listen", "grpc", "cli"]),
     ("hyper", &["listen", "cli"]),
     ("tower", &["layer", "listen", "grpc", "bridge"]),
     ("serde", &["bridge", "store", "upkeep", "cli"]),
