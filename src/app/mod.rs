@@ -8,6 +8,7 @@ mod store;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -17,20 +18,20 @@ pub use self::{
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use self::{
-    material::{bridge_tls, clients, grpc_tls, identity, tombstones},
+    material::{bridge_setup, bridge_tls, grpc_tls, permissions, tombstones},
     store::{check_after_unclean_stop, watch_store},
 };
 use crate::{
     admin::Admin,
-    bridge::{self, Bridge},
+    bridge::Bridge,
     config::{PathPrefix, Settings},
     engine::{self, Clock as _, Engine, SystemClock},
     feed::{self, Feed, Wake},
     grpc::{
         client,
-        server::{Deadlines, Health, Origin, Server},
+        server::{Deadlines, Health, Server},
     },
-    layer::budget::Budget,
+    layer::{budget::Budget, identity::Permissions},
     listen::{Bounds, Front, Protocol},
     telemetry::Telemetry,
     watch_list::WatchList,
@@ -58,6 +59,17 @@ pub struct Running {
     grace: Duration,
 }
 
+/// What a reload replaces under the requests that run.
+struct Live {
+    permissions: Arc<ArcSwap<Permissions>>,
+    grpc_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    bridge_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+}
+
+fn swapped<T>(shared: Arc<T>) -> Arc<ArcSwap<T>> {
+    Arc::new(ArcSwap::new(shared))
+}
+
 /// What listens. The platform's front ends last, so that probes are answered while the others drain.
 struct Fronts {
     stop: CancellationToken,
@@ -71,10 +83,12 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts the whole service in this process.
 pub async fn start(settings: &Settings, telemetry: &Telemetry) -> Result<Running, StartError> {
-    let identity = identity(settings)?;
-    let clients = clients(settings)?;
-    let grpc_tls = grpc_tls(settings)?;
-    let bridge_tls = bridge_tls(settings)?;
+    let setup = bridge_setup(settings)?;
+    let live = Live {
+        permissions: Arc::new(ArcSwap::from_pointee(permissions(settings))),
+        grpc_tls: grpc_tls(settings)?.map(swapped),
+        bridge_tls: bridge_tls(settings)?.map(swapped),
+    };
     let ring = hash_ring(settings)?;
 
     let grpc = bind("grpc.listen", settings.grpc.listen).await?;
@@ -89,16 +103,17 @@ pub async fn start(settings: &Settings, telemetry: &Telemetry) -> Result<Running
         connections: TaskTracker::new(),
         tasks: TaskTracker::new(),
     };
-    let front = |(listener, _), tls, protocol, connections| Front {
+    let front = |name, (listener, _), tls, protocol, connections| Front {
         listener,
         tls,
         protocol,
         bounds: bounds(settings),
         connections,
+        told: (telemetry.metrics.clone(), name),
     };
     let probes = Admin::new();
     let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
-    let admin = front(admin, None, Protocol::Http1, platform);
+    let admin = front("admin", admin, None, Protocol::Http1, platform);
     fronts.tasks.spawn(admin.serve(
         probes.clone().router(),
         fronts.stop_admin.clone(),
@@ -124,18 +139,20 @@ pub async fn start(settings: &Settings, telemetry: &Telemetry) -> Result<Running
         engine::Limits { queue: limits.queue, batch: limits.batch },
         &telemetry.metrics,
     );
-    let engine = engine.with_tombstones(tombstones(settings));
+    engine.set_tombstones(tombstones(settings));
     let deadlines = Deadlines {
         cancel_payment: limits.cancel_payment_deadline,
         cancel_token: limits.cancel_token_deadline,
         other: limits.default_deadline,
     };
-    let server = |origin| Server::new(engine.clone(), deadlines, origin, telemetry.clone());
-    let core = client::Client::in_process(&server(Origin::Bridge));
-    let (routes, health) = server(Origin::Network).routes(feed.clone(), settings.grpc.reflection);
+    let server = Server::new(engine.clone(), deadlines, telemetry.clone());
+    let core = client::Client::in_process(&server);
+    let (calls, health) =
+        server.stack(feed.clone(), settings.grpc.reflection, Arc::clone(&live.permissions));
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
-    let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
+    let scheme = if settings.bridge.tls.is_some() { "https" } else { "http" };
+    let json = Bridge::new(&prefixes, setup, core, telemetry, scheme).router();
     let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
     watch_list.observe(&telemetry.metrics);
     probes.set_metrics({
@@ -145,9 +162,9 @@ pub async fn start(settings: &Settings, telemetry: &Telemetry) -> Result<Running
 
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
     let (stop, open) = (&fronts.stop, &fronts.connections);
-    let grpc = front(grpc, grpc_tls, Protocol::Http2, connections());
-    fronts.tasks.spawn(grpc.serve(routes, stop.clone(), open.clone()));
-    let bridge = front(bridge, bridge_tls, Protocol::Http1, connections());
+    let grpc = front("grpc", grpc, live.grpc_tls.clone(), Protocol::Http2, connections());
+    fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
+    let bridge = front("bridge", bridge, live.bridge_tls.clone(), Protocol::Http1, connections());
     fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
     let watch = [
         tokio::spawn(watch_store(store.store(), probes.clone())),
@@ -238,20 +255,5 @@ fn bounds(settings: &Settings) -> Bounds {
         idle: limits.idle_timeout,
         write: limits.write_timeout,
         head_bytes: limits.head_bytes,
-    }
-}
-
-fn bridge_limits(settings: &Settings) -> bridge::Limits {
-    let limits = &settings.limits;
-    bridge::Limits {
-        in_flight: limits.max_in_flight,
-        in_flight_per_source: limits.max_in_flight_per_source,
-        body_bytes: limits.body_bytes,
-        body_bytes_in_flight: limits.body_bytes_in_flight,
-        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
-        body_timeout: limits.body_timeout,
-        cancel_payment_deadline: limits.cancel_payment_deadline,
-        cancel_token_deadline: limits.cancel_token_deadline,
-        request_time_skew: limits.request_time_skew,
     }
 }

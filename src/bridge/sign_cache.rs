@@ -43,13 +43,14 @@ impl SignCache {
         Self { identity: Arc::new(identity), second: Mutex::default() }
     }
 
-    /// The `signature` header for a signed string of this second.
+    /// The `signature` header for a signed string of this second, and whether it was there already.
     pub(super) async fn header(
         &self,
         response_time: &str,
         signed: Vec<u8>,
-    ) -> Result<HeaderValue, Unsigned> {
+    ) -> Result<(HeaderValue, bool), Unsigned> {
         let slot = self.slot(response_time, &signed);
+        let cached = slot.initialized();
         let sign = || async {
             let identity = Arc::clone(&self.identity);
             // hundreds of microseconds of arithmetic have no place among the async workers
@@ -62,7 +63,7 @@ impl SignCache {
             .flatten()
             .ok_or(Unsigned)
         };
-        slot.get_or_try_init(sign).await.cloned()
+        slot.get_or_try_init(sign).await.map(|header| (header.clone(), cached))
     }
 
     fn slot(&self, response_time: &str, signed: &[u8]) -> Slot {

@@ -8,7 +8,7 @@ pub mod client;
 mod convert;
 pub mod follower;
 pub mod importer;
-mod observe;
+pub mod observe;
 pub mod server;
 mod status;
 

@@ -33,7 +33,7 @@ use crate::telemetry::{
 
 /// Watches the calls of the services below.
 #[derive(Clone)]
-pub(super) struct Observe {
+pub struct Observe {
     methods: Arc<BTreeMap<String, Arc<str>>>,
     metrics: Metrics,
     tracer: Tracer,
@@ -79,7 +79,7 @@ impl<S> Layer<S> for Observe {
 
 /// See [`Observe`].
 #[derive(Clone)]
-pub(super) struct Observed<S> {
+pub struct Observed<S> {
     inner: S,
     observe: Observe,
 }

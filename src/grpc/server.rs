@@ -1,8 +1,12 @@
 //! The services over the engine, the feed in a file of its own: check, decide, answer.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tonic::{Request, Response, Status, service::Routes};
+use arc_swap::ArcSwap;
+use tonic::{Request, Response, Status, body::Body, codegen::http, service::Routes};
 use tower::Layer as _;
 
 mod feed;
@@ -22,7 +26,10 @@ use crate::{
     domain::{id::ClientId, result::ResultCode},
     engine::{Caller, Engine, Error},
     feed::Feed,
-    layer::deadline,
+    layer::{
+        deadline,
+        identity::{Identified, IdentityLayer, Permissions},
+    },
     telemetry::{Span, Telemetry, label},
 };
 
@@ -37,23 +44,16 @@ pub struct Deadlines {
     pub other: Duration,
 }
 
-/// Where calls come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The bridge in this process: it says which client of Alipay+'s asks.
-    Bridge,
-    /// The network: nobody's word for who asks on behalf of Alipay+.
-    Network,
-}
-
 /// What each service holds.
 #[derive(Clone)]
 pub struct Server {
     engine: Engine,
     deadlines: Deadlines,
-    origin: Origin,
     telemetry: Telemetry,
 }
+
+/// All services behind what every call from the network has to pass.
+pub type Stack = Observed<Identified<Routes, fn() -> http::Response<Body>>>;
 
 /// One service of gRPC's own to answer health.
 pub struct Health {
@@ -90,8 +90,8 @@ const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 impl Server {
     /// The services over an engine.
-    pub fn new(engine: Engine, deadlines: Deadlines, origin: Origin, telemetry: Telemetry) -> Self {
-        Self { engine, deadlines, origin, telemetry }
+    pub fn new(engine: Engine, deadlines: Deadlines, telemetry: Telemetry) -> Self {
+        Self { engine, deadlines, telemetry }
     }
 
     fn bare_cancel_service(&self) -> CancelServiceServer<Self> {
@@ -102,8 +102,23 @@ impl Server {
         Observe::new(&self.telemetry, IN_PROCESS).layer(self.bare_cancel_service())
     }
 
-    /// All services as routes by path, with health per service and, if asked for, reflection.
-    pub fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {
+    /// What the network may call: all services as routes by path, with health per service and, if asked for, reflection.
+    pub fn stack(
+        &self,
+        feed: Feed,
+        reflection: bool,
+        permissions: Arc<ArcSwap<Permissions>>,
+    ) -> (Stack, Health) {
+        let (routes, health) = self.routes(feed, reflection);
+        // before the services, which believe what is left of the headers
+        let word = http::HeaderName::from_static(CLIENT_ID);
+        let refuse: fn() -> http::Response<Body> = || status::caller_not_allowed().into_http();
+        let identified = IdentityLayer::new(permissions, word, refuse).layer(routes);
+        self.count_from_the_start();
+        (Observe::new(&self.telemetry, NETWORK).layer(identified), health)
+    }
+
+    fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {
         let (reporter, health) = tonic_health::server::health_reporter();
         let payments =
             PaymentServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -130,46 +145,22 @@ impl Server {
                 routes = routes.add_service(v1).add_service(v1alpha);
             }
         }
-        let observe = Observe::new(&self.telemetry, NETWORK);
-        self.count_from_the_start();
-        let routes = Routes::from(routes.prepare().into_axum_router().layer(observe));
-        (routes, Health { reporter })
+        (routes.prepare(), Health { reporter })
     }
 
     /// A series that is not there yet cannot be seen to grow.
     fn count_from_the_start(&self) {
         for api in ["cancelPayment", "cancelToken"] {
             for code in ResultCode::ALL {
-                for front in ["bridge", NETWORK] {
-                    self.count(0, api, front, code);
-                }
+                self.count(0, api, code);
             }
         }
     }
 
-    fn count(&self, more: u64, api: &'static str, front: &'static str, code: ResultCode) {
-        let labels = [label("api", api), label("front", front), label("result_code", code.wire())];
+    fn count(&self, more: u64, api: &'static str, code: ResultCode) {
+        let labels =
+            [label("api", api), label("front", NETWORK), label("result_code", code.wire())];
         self.telemetry.metrics.requests.add(more, &labels);
-    }
-
-    /// A cancel that came in here; the bridge counts its own.
-    fn answered<T>(&self, api: &'static str, code: ResultCode, answer: T) -> T {
-        if self.origin == Origin::Network {
-            self.count(1, api, NETWORK, code);
-        }
-        answer
-    }
-
-    fn caller<T>(&self, request: &Request<T>, default: Duration) -> Caller {
-        let metadata = request.metadata();
-        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-        let wait = text("grpc-timeout").and_then(deadline::parse).unwrap_or(default);
-        let client = match self.origin {
-            Origin::Bridge => text(CLIENT_ID).and_then(ClientId::parse),
-            Origin::Network => None,
-        };
-        let trace = request.extensions().get::<Span>().cloned();
-        Caller { deadline: Instant::now() + wait, client, trace }
     }
 }
 
@@ -177,6 +168,17 @@ impl Server {
 const NETWORK: &str = "grpc";
 /// And of one that the bridge in this process makes.
 const IN_PROCESS: &str = "core";
+
+/// On whose behalf a request is.
+fn caller<T>(request: &Request<T>, default: Duration) -> Caller {
+    let metadata = request.metadata();
+    let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+    let wait = text("grpc-timeout").and_then(deadline::parse).unwrap_or(default);
+    // on its way here it was taken off, unless a bridge says it
+    let client = text(CLIENT_ID).and_then(ClientId::parse);
+    let trace = request.extensions().get::<Span>().cloned();
+    Caller { deadline: Instant::now() + wait, client, trace }
+}
 
 /// The log gets the cause, the peer the code's text.
 fn failed(error: &Error) -> Status {
@@ -190,18 +192,27 @@ impl wire::cancel_service_server::CancelService for Server {
         &self,
         request: Request<wire::CancelPaymentRequest>,
     ) -> Result<Response<wire::CancelPaymentResponse>, Status> {
-        let caller = self.caller(&request, self.deadlines.cancel_payment);
+        let caller = caller(&request, self.deadlines.cancel_payment);
+        // a bridge counts its own, wherever it is
+        let direct = caller.client.is_none();
         let decided = self.decide_payment(request.get_ref(), caller).await;
-        self.answered("cancelPayment", code(&decided), decided.map(|(_, answer)| answer))
+        if direct {
+            self.count(1, "cancelPayment", code(&decided));
+        }
+        decided.map(|(_, answer)| answer)
     }
 
     async fn cancel_token(
         &self,
         request: Request<wire::CancelTokenRequest>,
     ) -> Result<Response<wire::CancelTokenResponse>, Status> {
-        let caller = self.caller(&request, self.deadlines.cancel_token);
+        let caller = caller(&request, self.deadlines.cancel_token);
+        let direct = caller.client.is_none();
         let decided = self.decide_token(request.get_ref(), caller).await;
-        self.answered("cancelToken", code(&decided), decided.map(|(_, answer)| answer))
+        if direct {
+            self.count(1, "cancelToken", code(&decided));
+        }
+        decided.map(|(_, answer)| answer)
     }
 }
 
@@ -249,7 +260,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::RecordPaymentRequest>,
     ) -> Result<Response<wire::RecordPaymentResponse>, Status> {
-        let caller = self.caller(&request, self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let command = convert::record_payment(request.get_ref())?;
         let key = command.key.clone();
         let decided = self.engine.record_payment(command, caller).await;
@@ -261,7 +272,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::GetPaymentRequest>,
     ) -> Result<Response<wire::GetPaymentResponse>, Status> {
-        let caller = self.caller(&request, self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let key = convert::get_payment(request.get_ref())?;
         let payment =
             self.engine.get_payment(key.clone(), caller).await.map_err(|error| failed(&error))?;
@@ -274,7 +285,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::RecordFundReturnRequest>,
     ) -> Result<Response<wire::RecordFundReturnResponse>, Status> {
-        let caller = self.caller(&request, self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let command = convert::record_fund_return(request.get_ref())?;
         let key = command.key.clone();
         let decided = self.engine.record_fund_return(command, caller).await;
@@ -286,7 +297,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::ListOutstandingPaymentsRequest>,
     ) -> Result<Response<wire::ListOutstandingPaymentsResponse>, Status> {
-        let caller = self.caller(&request, self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let (kind, limit) = convert::list_outstanding_payments(*request.get_ref())?;
         let listed = self.engine.outstanding(kind, limit, caller).await;
         let (backlog, payments) = listed.map_err(|error| failed(&error))?;
@@ -300,7 +311,7 @@ impl wire::token_service_server::TokenService for Server {
         &self,
         request: Request<wire::RecordTokenRequest>,
     ) -> Result<Response<wire::RecordTokenResponse>, Status> {
-        let caller = self.caller(&request, self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let command = convert::record_token(request.get_ref())?;
         let outcome =
             self.engine.record_token(command, caller).await.map_err(|error| failed(&error))?;
@@ -311,7 +322,7 @@ impl wire::token_service_server::TokenService for Server {
         &self,
         request: Request<wire::IntrospectTokenRequest>,
     ) -> Result<Response<wire::IntrospectTokenResponse>, Status> {
-        let caller = self.caller(&request, self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let (psp, token) = convert::introspect_token(request.get_ref())?;
         let active = self
             .engine
@@ -325,7 +336,7 @@ impl wire::token_service_server::TokenService for Server {
         &self,
         request: Request<wire::RevokeAuthorizationRequest>,
     ) -> Result<Response<wire::RevokeAuthorizationResponse>, Status> {
-        let caller = self.caller(&request, self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let command = convert::revoke_authorization(request.get_ref())?;
         let outcome = self
             .engine

@@ -10,6 +10,7 @@ mod head;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::{
@@ -30,7 +31,11 @@ use tower::Service;
 pub use self::conversation::Heard;
 use self::conversation::{Conversation, Stream};
 use crate::{
-    layer::budget::{Budget, Share},
+    layer::{
+        budget::{Budget, Share},
+        identity::Names,
+    },
+    telemetry::{Metrics, label},
     tls,
 };
 
@@ -94,14 +99,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub struct Front {
     /// Where.
     pub listener: TcpListener,
-    /// With which certificate; absent: in plain text.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// With which certificate, each connection with the one that is there when it comes; absent: in plain text.
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     /// What it speaks.
     pub protocol: Protocol,
     /// How long it waits, and for how much.
     pub bounds: Bounds,
     /// How many connections it takes.
     pub connections: Arc<Budget>,
+    /// Where they are counted, and as whose.
+    pub told: (Metrics, &'static str),
 }
 
 impl Front {
@@ -119,7 +126,7 @@ impl Front {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         // not shared with the connections: it closes when this loop ends, so that newcomers are refused and go elsewhere
-        let Self { listener, tls, protocol, bounds, connections: budget } = self;
+        let Self { listener, tls, protocol, bounds, connections: budget, told } = self;
         let speaker = Arc::new(Speaker { tls, protocol, bounds });
         loop {
             let accepted = tokio::select! {
@@ -136,15 +143,34 @@ impl Front {
             // over the cap: closed at once, because even a refusal would cost a handshake
             let Some(share) = budget.take(peer.ip().into(), 1) else { continue };
             let (speaker, service, stop) = (Arc::clone(&speaker), service.clone(), stop.clone());
-            connections
-                .spawn(async move { speaker.connection(socket, peer, share, service, stop).await });
+            let open = Open::new(&told);
+            connections.spawn(async move {
+                speaker.connection(socket, peer, share, service, stop).await;
+                drop(open);
+            });
         }
+    }
+}
+
+/// A connection that counts as long as it is there.
+struct Open(Metrics, &'static str);
+
+impl Open {
+    fn new((metrics, front): &(Metrics, &'static str)) -> Self {
+        metrics.connections.add(1, &[label("front", *front)]);
+        Self(metrics.clone(), front)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.add(-1, &[label("front", self.1)]);
     }
 }
 
 /// What a connection needs of its front.
 struct Speaker {
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
     protocol: Protocol,
     bounds: Bounds,
 }
@@ -174,11 +200,11 @@ impl Speaker {
         }
         match &self.tls {
             None => {
-                let from = (peer, Identity(None));
+                let from = (peer, Identity(None), None);
                 self.speak(socket, self.protocol, from, service, stop).await;
             }
             Some(tls) => {
-                let handshake = TlsAcceptor::from(Arc::clone(tls)).accept(socket);
+                let handshake = TlsAcceptor::from(tls.load_full()).accept(socket);
                 let Ok(Ok(stream)) = time::timeout(self.bounds.first_byte, handshake).await else {
                     tracing::debug!(%peer, "TLS handshake failed");
                     return;
@@ -188,8 +214,10 @@ impl Speaker {
                     Some(_) | None => self.protocol,
                 };
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let identity = Identity(certificate.and_then(tls::first_name).map(Arc::from));
-                self.speak(stream, protocol, (peer, identity), service, stop).await;
+                let names = certificate.map(|certificate| Names(tls::names(certificate)));
+                let first = names.as_ref().and_then(|names| names.0.first());
+                let identity = Identity(first.map(|name| Arc::from(&**name)));
+                self.speak(stream, protocol, (peer, identity, names), service, stop).await;
             }
         }
         drop(share);
@@ -199,7 +227,7 @@ impl Speaker {
         &self,
         io: I,
         protocol: Protocol,
-        (peer, identity): (SocketAddr, Identity),
+        (peer, identity, names): (SocketAddr, Identity, Option<Names>),
         service: S,
         stop: CancellationToken,
     ) where
@@ -222,6 +250,9 @@ impl Speaker {
         let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
             request.extensions_mut().insert(identity.clone());
+            if let Some(names) = &names {
+                request.extensions_mut().insert(names.clone());
+            }
             request.extensions_mut().insert(cut.clone());
             let heard = Heard::new(&heard, &request);
             let mut service = service.clone();

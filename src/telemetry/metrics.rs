@@ -134,7 +134,7 @@ table! {
         = "Cancels answered, by API, the front they came through, and result code.";
     http_duration: Seconds "http.server.request.duration" in "s"
         by ["http.request.method" "url.scheme" "http.response.status_code" "http.route" "error.type"]
-        = "Requests to the JSON front, from the end of the head to the answer; error.type is the code of those answered U.";
+        = "Requests to the JSON front, from the end of the head to the answer; error.type is UNKNOWN_EXCEPTION for faults of ours.";
     http_active: Level "http.server.active_requests" in "{request}" by ["http.request.method" "url.scheme"]
         = "Requests to the JSON front that are not answered yet.";
     rpc_duration: Seconds "rpc.server.call.duration" in "s"
@@ -149,7 +149,7 @@ table! {
     rate_limited: Count "alipayplus.cancel.rate_limited" in "{request}" by ["client" "front"]
         = "Requests turned away because their client, or their address where none is proven, asked too often.";
     signature_failures: Count "alipayplus.cancel.signature.failures" in "{request}" by ["client"]
-        = "Requests whose signature did not verify, by the client they name, unknown if that is none of ours.";
+        = "Requests that did not prove who sends them, by the client they name, unknown if that is none of ours.";
     signature_cache: Count "alipayplus.cancel.signature.cache" in "{answer}" by ["result"]
         = "Answers whose signature was there already (hit) or was computed (miss).";
     queue_depth: Gauge "alipayplus.cancel.queue.depth" in "{command}" by ["queue"]
