@@ -62,7 +62,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// A crate, its family (`tokio` is `tokio_util` too), and the rooms that may name it. Who is not there may not.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tonic", &["grpc"]),
+    ("tonic", &["grpc", "telemetry"]),
     ("prost", &["grpc"]),
     ("axum", &["bridge", "admin"]),
     ("http", &["bridge", "admin", "layer", "listen", "grpc", "cli"]),
@@ -251,7 +251,7 @@ fn a_forbidden_name_is_found_in_whatever_form() {
         ["grpc::server::S"]
     );
     assert_eq!(offences("domain", "fn f(s: super::super::store::Error) {}"), ["store::Error"]);
-    assert_eq!(offences("listen", "type T = tonic_types::X;"), ["tonic_types (only grpc)"]);
+    assert_eq!(offences("listen", "type T = tonic_types::X;"), ["tonic_types (only grpc, telemetry)"]);
     assert_eq!(offences("main", "use alipayplus_cancel::app;"), ["app"]);
     assert!(offences("domain", "/// as crate::store does\n//! tokio::spawn").is_empty());
     assert!(offences("grpc", "use crate::{engine, store};\ntonic::Status::ok(\"\")").is_empty());
