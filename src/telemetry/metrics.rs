@@ -198,7 +198,7 @@ table! {
         = "CPU time of this process.";
     memory: Gauge "process.memory.usage" in "By" by []
         = "Memory of this process that is resident.";
-    open_files: Gauge "process.unix.file_descriptor.count" in "{file_descriptor}" by []
+    open_files: Gauge "alipayplus.cancel.open_files" in "{file}" by []
         = "File handles this process has open.";
     uptime: Gauge "process.uptime" in "s" by []
         = "How long this process runs.";
