@@ -10,6 +10,7 @@ use crate::{
     config::{self, Allowed, KeyState, MethodPattern, Settings, StoreUrl},
     engine::{HashRing, Tombstones},
     layer::{
+        caller_rate::Rule,
         identity::{Methods, Permissions, Row},
         overload::InFlight,
         rate_limit::{Bucket, Rate},
@@ -128,11 +129,6 @@ pub fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
 
 /// Who may call what of gRPC.
 pub(super) fn permissions(settings: &Settings) -> Permissions {
-    let methods = |pattern: &MethodPattern| match *pattern {
-        MethodPattern::All => Methods::All,
-        MethodPattern::Service(service) => Methods::Service(service.into()),
-        MethodPattern::Method(service, method) => Methods::Method(service.into(), method.into()),
-    };
     let row = |caller: &config::Caller| Row {
         sans: caller.sans.iter().map(|san| san.as_str().into()).collect(),
         methods: caller.methods.iter().map(methods).collect(),
@@ -142,6 +138,30 @@ pub(super) fn permissions(settings: &Settings) -> Permissions {
         [] => Permissions::Everybody,
         callers => Permissions::Rows(callers.iter().map(row).collect()),
     }
+}
+
+fn methods(pattern: &MethodPattern) -> Methods {
+    match *pattern {
+        MethodPattern::All => Methods::All,
+        MethodPattern::Service(service) => Methods::Service(service.into()),
+        MethodPattern::Method(service, method) => Methods::Method(service.into(), method.into()),
+    }
+}
+
+/// How many calls each caller of gRPC may make.
+pub(super) fn call_rates(settings: &Settings) -> Vec<Rule> {
+    let rule = |it: &config::CallRate| Rule {
+        sans: it.sans.iter().map(|san| san.as_str().into()).collect(),
+        methods: it.methods.iter().map(methods).collect(),
+        rate: share(it.per_second, it.burst, settings),
+    };
+    settings.grpc.rates.iter().map(rule).collect()
+}
+
+/// How much room the gRPC front has.
+pub(super) fn call_room(settings: &Settings) -> InFlight {
+    let of_caller = settings.grpc.max_in_flight_per_caller;
+    InFlight { total: settings.grpc.max_in_flight, per_source: of_caller, per_client: of_caller }
 }
 
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;

@@ -19,7 +19,9 @@ pub use self::{
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use self::{
-    material::{bridge_setup, bridge_tls, grpc_tls, permissions, tombstones},
+    material::{
+        bridge_setup, bridge_tls, call_rates, call_room, grpc_tls, permissions, tombstones,
+    },
     scrape::scrape,
     store::{check_after_unclean_stop, watch_store},
 };
@@ -31,9 +33,10 @@ use crate::{
     feed::{self, Feed, Wake},
     grpc::{
         client,
+        front::Door,
         server::{Deadlines, Health, Server},
     },
-    layer::{budget::Budget, identity::Permissions},
+    layer::{budget::Budget, caller_rate::CallerRates, overload::Overload},
     listen::{Bounds, Front, Protocol},
     watch_list::WatchList,
 };
@@ -62,7 +65,7 @@ pub struct Running {
 
 /// What a reload replaces under the requests that run.
 struct Live {
-    permissions: Arc<ArcSwap<Permissions>>,
+    door: Door,
     grpc_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     bridge_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
 }
@@ -86,7 +89,11 @@ const ADMIN_CONNECTIONS: usize = 64;
 pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     let setup = bridge_setup(settings)?;
     let live = Live {
-        permissions: Arc::new(ArcSwap::from_pointee(permissions(settings))),
+        door: Door {
+            permissions: swapped(Arc::new(permissions(settings))),
+            overload: Overload::new(call_room(settings)),
+            rates: CallerRates::new(call_rates(settings)),
+        },
         grpc_tls: grpc_tls(settings)?.map(swapped),
         bridge_tls: bridge_tls(settings)?.map(swapped),
     };
@@ -146,8 +153,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     };
     let server = Server::new(engine.clone(), deadlines);
     let core = client::Client::in_process(&server);
-    let (calls, health) =
-        server.stack(feed.clone(), settings.grpc.reflection, Arc::clone(&live.permissions));
+    let (calls, health) = server.stack(feed.clone(), settings.grpc.reflection, live.door.clone());
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
     let json = Bridge::new(&prefixes, setup, core).router();

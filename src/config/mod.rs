@@ -109,6 +109,26 @@ section! {
         reflection: bool = "true";
         /// Who may call what, by certificate. None: whoever is let in may call everything.
         callers: Vec<Caller>;
+        /// How many calls each caller may make. None: as many as there is room for.
+        rates: Vec<CallRate>;
+        /// Calls at once.
+        max_in_flight: usize = "4096" where within(1, MANY);
+        /// Calls at once of one address, and of one caller at it.
+        max_in_flight_per_caller: usize = "2048" where within(1, MANY);
+    }
+}
+
+section! {
+    /// `[[grpc.rates]]`: how many calls of some methods together each caller may make. All that fit count.
+    CallRate {
+        /// Subject alternative names (DNS or URI) of the callers; empty: everybody. Each is counted apart.
+        sans: Vec<String> = "" where filled();
+        /// `Service/Method`, `Service/*` or `*`.
+        methods: Vec<MethodPattern> where at_least_one("a rate of no method counts nothing");
+        /// Calls a second, on average.
+        per_second: NonZeroU32;
+        /// Calls at once.
+        burst: NonZeroU32;
     }
 }
 

@@ -122,8 +122,8 @@ fn an_unknown_key_names_its_line_and_what_was_probably_meant() {
         ),
         ("[brigde]\n", "x.toml:6: brigde: no such setting; did you mean `bridge`?"),
         (
-            "[grpc]\nmax_in_flight = 1",
-            "x.toml:7: grpc.max_in_flight: no such setting; did you mean `limits.max_in_flight`?",
+            "[grpc]\nhead_bytes = 1",
+            "x.toml:7: grpc.head_bytes: no such setting; did you mean `limits.head_bytes`?",
         ),
         (
             "[feed]\nzzz = 1",

@@ -32,6 +32,7 @@ mod hostile_json;
 mod http_front;
 mod import;
 mod layering;
+mod limits;
 mod mtls;
 mod oracle;
 mod postgres;
