@@ -1,10 +1,16 @@
 //! Who is who: the clients with their public keys, and our own key that signs.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-use super::keys::{Fingerprint, PrivateKey, PublicKey};
+use super::{
+    keys::{Fingerprint, PublicKey},
+    signer::Signer,
+};
 use crate::domain::{
     id::{AcquirerId, ClientId, PspId},
     time::Timestamp,
@@ -110,6 +116,6 @@ impl Clients {
 pub struct Identity {
     /// Our `keyVersion`.
     pub version: String,
-    /// The key.
-    pub key: PrivateKey,
+    /// What signs under it.
+    pub signer: Arc<dyn Signer>,
 }

@@ -18,6 +18,7 @@ mod reply;
 pub mod request_time;
 mod sign_cache;
 pub mod signature;
+pub mod signer;
 
 pub use self::{
     front::{Bridge, Limits},

@@ -72,6 +72,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
     ("deadpool", &["store"]),
     ("toml", &["config"]),
+    ("cryptoki", &["bridge"]),
     ("rustls", &["listen", "store", "tls", "app", "cli"]),
     ("tokio", &["store", "feed", "watch_list", "engine", "listen", "bridge", "app", "cli", "main"]),
     (

@@ -6,6 +6,7 @@ pub mod grpc;
 pub mod json;
 pub mod postgres;
 pub mod service;
+pub mod softhsm;
 pub mod vectors;
 
 use std::{
