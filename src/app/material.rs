@@ -2,20 +2,24 @@
 
 use std::{fs, io, num::NonZeroU32, path::Path, sync::Arc};
 
-use governor::{Quota, RateLimiter};
 use zeroize::Zeroizing;
 
 use super::{StartError, store::database};
 use crate::{
     bridge::{
-        Client, ClientKey, Clients, Identity, keys,
+        Client, ClientKey, Clients, Identity, Limits, Rates, Setup, keys,
         signer::{
             Signer,
             pkcs11::{About, AuthPin, KeyName, Location, TokenKey},
         },
     },
-    config::{self, Allowed, IdentityKey, KeyState, Settings, StoreUrl},
+    config::{self, Allowed, IdentityKey, KeyState, MethodPattern, Settings, StoreUrl},
     engine::{HashRing, Tombstones},
+    layer::{
+        identity::{Methods, Permissions, Row},
+        overload::InFlight,
+        rate_limit::{Bucket, Rate},
+    },
     tls,
 };
 
@@ -129,13 +133,17 @@ pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {
                 not_after: key.not_after,
             });
         }
-        let rate = quota(client.rate.per_second, client.rate.burst);
+        let rates = Rates {
+            all: share(client.rate.per_second, client.rate.burst, settings),
+            cancel_payment: client.cancel_payment_rate.as_ref().map(|it| quota(it, settings)),
+            cancel_token: client.cancel_token_rate.as_ref().map(|it| quota(it, settings)),
+        };
         clients.push(Client::new(
             client.id.clone(),
             only(&client.psp_ids),
             only(&client.acquirer_ids),
             public,
-            rate,
+            rates,
         ));
     }
     Clients::new(clients).map_err(StartError::Identity)
@@ -145,14 +153,18 @@ pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {
 pub(super) fn tombstones(settings: &Settings) -> Tombstones {
     let limited = |client: &config::Client| {
         let limit = client.tombstones.as_ref()?;
-        let limiter = RateLimiter::direct(quota(limit.per_second, limit.burst));
-        Some((client.id.clone(), Arc::new(limiter)))
+        Some((client.id.clone(), Bucket::new(quota(limit, settings))))
     };
     settings.clients.iter().filter_map(limited).collect()
 }
 
-fn quota(per_second: NonZeroU32, burst: NonZeroU32) -> Quota {
-    Quota::per_second(per_second).allow_burst(burst)
+fn quota(limit: &config::Quota, settings: &Settings) -> Rate {
+    share(limit.per_second, limit.burst, settings)
+}
+
+/// This replica's share of a limit.
+fn share(per_second: NonZeroU32, burst: NonZeroU32, settings: &Settings) -> Rate {
+    Rate { per_second, burst }.shared_by(settings.limits.replicas)
 }
 
 fn only<T: Clone + Ord>(allowed: &Allowed<T>) -> Option<std::collections::BTreeSet<T>> {
@@ -176,6 +188,24 @@ pub fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
         .map_err(StartError::HashKey)
 }
 
+/// Who may call what of gRPC.
+pub(super) fn permissions(settings: &Settings) -> Permissions {
+    let methods = |pattern: &MethodPattern| match *pattern {
+        MethodPattern::All => Methods::All,
+        MethodPattern::Service(service) => Methods::Service(service.into()),
+        MethodPattern::Method(service, method) => Methods::Method(service.into(), method.into()),
+    };
+    let row = |caller: &config::Caller| Row {
+        sans: caller.sans.iter().map(|san| san.as_str().into()).collect(),
+        methods: caller.methods.iter().map(methods).collect(),
+        bridge: caller.bridge,
+    };
+    match settings.grpc.callers.as_slice() {
+        [] => Permissions::Everybody,
+        callers => Permissions::Rows(callers.iter().map(row).collect()),
+    }
+}
+
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;
 
 pub(super) fn grpc_tls(settings: &Settings) -> Result<Tls, StartError> {
@@ -192,4 +222,30 @@ pub(super) fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
     let clients = files.client_ca_file.as_deref().map(|ca| tls::Clients { ca, allowed_sans: &[] });
     let config = tls::server(&files.cert_file, &files.key_file, clients, protocols);
     config.map(Some).map_err(|source| StartError::Tls { setting: "bridge.tls", source })
+}
+
+/// What a reload of the JSON front replaces.
+pub(super) fn bridge_setup(settings: &Settings) -> Result<Setup, StartError> {
+    Ok(Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings)))
+}
+
+fn bridge_limits(settings: &Settings) -> Limits {
+    let limits = &settings.limits;
+    let unproven = &limits.unproven_per_source;
+    Limits {
+        in_flight: InFlight {
+            total: limits.max_in_flight,
+            per_source: limits.max_in_flight_per_source,
+            per_client: limits.max_in_flight_per_client,
+        },
+        unproven: Rate { per_second: unproven.per_second, burst: unproven.burst },
+        trusted_proxies: limits.trusted_proxies,
+        body_bytes: limits.body_bytes,
+        body_bytes_in_flight: limits.body_bytes_in_flight,
+        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
+        body_timeout: limits.body_timeout,
+        cancel_payment_deadline: limits.cancel_payment_deadline,
+        cancel_token_deadline: limits.cancel_token_deadline,
+        request_time_skew: limits.request_time_skew,
+    }
 }

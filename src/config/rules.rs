@@ -16,6 +16,14 @@ pub(super) fn filled() -> Check<Vec<String>> {
     })
 }
 
+pub(super) fn names() -> Check<Vec<String>> {
+    let filled = filled();
+    Check::refuse(move |list: &Vec<String>| {
+        let none = list.is_empty().then(|| "expected at least one name".to_owned());
+        none.or_else(|| filled.why_not(list))
+    })
+}
+
 /// The first that was there before.
 fn repeated<T: Ord>(items: impl IntoIterator<Item = T>) -> Option<T> {
     let mut seen = BTreeSet::new();

@@ -1,8 +1,15 @@
 //! The services over the engine, the feed in a file of its own: check, decide, answer.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
+use arc_swap::ArcSwap;
+use tonic::{
+    Request, Response, Status, body::Body, codegen::http, metadata::MetadataMap, service::Routes,
+};
+use tower::Layer as _;
 
 mod feed;
 mod import;
@@ -19,7 +26,11 @@ use crate::{
     domain::id::ClientId,
     engine::{Caller, Engine, Error},
     feed::Feed,
-    layer::{deadline, trace::TraceContext},
+    layer::{
+        deadline,
+        identity::{Identified, IdentityLayer, Permissions},
+        trace::TraceContext,
+    },
 };
 
 /// How long a call takes at most if its caller says nothing.
@@ -33,22 +44,15 @@ pub struct Deadlines {
     pub other: Duration,
 }
 
-/// Where calls come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The bridge in this process: it says which client of Alipay+'s asks.
-    Bridge,
-    /// The network: nobody's word for who asks on behalf of Alipay+.
-    Network,
-}
-
 /// What each service holds.
 #[derive(Clone)]
 pub struct Server {
     engine: Engine,
     deadlines: Deadlines,
-    origin: Origin,
 }
+
+/// All services behind what every call from the network has to pass.
+pub type Stack = Identified<Routes, fn() -> http::Response<Body>>;
 
 /// One service of gRPC's own to answer health.
 pub struct Health {
@@ -85,16 +89,29 @@ const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 impl Server {
     /// The services over an engine.
-    pub fn new(engine: Engine, deadlines: Deadlines, origin: Origin) -> Self {
-        Self { engine, deadlines, origin }
+    pub fn new(engine: Engine, deadlines: Deadlines) -> Self {
+        Self { engine, deadlines }
     }
 
     pub(super) fn cancel_service(&self) -> CancelServiceServer<Self> {
         CancelServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// All services as routes by path, with health per service and, if asked for, reflection.
-    pub fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {
+    /// What the network may call: all services as routes by path, with health per service and, if asked for, reflection.
+    pub fn stack(
+        &self,
+        feed: Feed,
+        reflection: bool,
+        permissions: Arc<ArcSwap<Permissions>>,
+    ) -> (Stack, Health) {
+        let (routes, health) = self.routes(feed, reflection);
+        // before the services, which believe what is left of the headers
+        let word = http::HeaderName::from_static(CLIENT_ID);
+        let refuse: fn() -> http::Response<Body> = || status::caller_not_allowed().into_http();
+        (IdentityLayer::new(permissions, word, refuse).layer(routes), health)
+    }
+
+    fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {
         let (reporter, health) = tonic_health::server::health_reporter();
         let payments =
             PaymentServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -127,10 +144,8 @@ impl Server {
     fn caller(&self, metadata: &MetadataMap, default: Duration) -> Caller {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
         let wait = text("grpc-timeout").and_then(deadline::parse).unwrap_or(default);
-        let client = match self.origin {
-            Origin::Bridge => text(CLIENT_ID).and_then(ClientId::parse),
-            Origin::Network => None,
-        };
+        // on its way here it was taken off, unless a bridge says it
+        let client = text(CLIENT_ID).and_then(ClientId::parse);
         let trace = Some(TraceContext::of(text(TRACEPARENT)).trace);
         Caller { deadline: Instant::now() + wait, client, trace }
     }

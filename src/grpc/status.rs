@@ -60,6 +60,17 @@ fn unknown(status: Code, code: ResultCode, message: &str) -> Status {
     Status::with_error_details(status, message, details)
 }
 
+/// The reason for a caller whose certificate does not allow the method. Not a code of Alipay+'s: what is wrong is the
+/// caller, not what it asks, so a bridge that meets it must take it for a fault (`U`), never for a refusal (`F`).
+const CALLER_NOT_ALLOWED: &str = "CALLER_NOT_ALLOWED";
+
+/// The refusal of a caller, whatever it asks.
+pub(super) fn caller_not_allowed() -> Status {
+    let details = ErrorDetails::with_error_info(CALLER_NOT_ALLOWED, DOMAIN, HashMap::new());
+    let text = "no name of this certificate may call this method";
+    Status::with_error_details(Code::PermissionDenied, text, details)
+}
+
 /// Illegal parameters, each with what is wrong with it.
 pub(super) fn illegal(violations: Vec<FieldViolation>) -> Status {
     let message = violations
@@ -257,6 +268,7 @@ mod tests {
                 "",
                 ErrorDetails::with_error_info("ACCESS_DENIED", "mesh.example", HashMap::new()),
             ),
+            caller_not_allowed(),
             refuse(ResultCode::InvalidSignature),
             refuse(ResultCode::NoInterfaceDef),
             refuse(ResultCode::UnknownException),

@@ -10,6 +10,7 @@ mod head;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::{
@@ -30,7 +31,10 @@ use tower::Service;
 pub use self::conversation::Heard;
 use self::conversation::{Conversation, Stream};
 use crate::{
-    layer::budget::{Budget, Share},
+    layer::{
+        budget::{Budget, Share},
+        identity::Names,
+    },
     tls,
 };
 
@@ -94,8 +98,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub struct Front {
     /// Where.
     pub listener: TcpListener,
-    /// With which certificate; absent: in plain text.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// With which certificate, each connection with the one that is there when it comes; absent: in plain text.
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     /// What it speaks.
     pub protocol: Protocol,
     /// How long it waits, and for how much.
@@ -144,7 +148,7 @@ impl Front {
 
 /// What a connection needs of its front.
 struct Speaker {
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
     protocol: Protocol,
     bounds: Bounds,
 }
@@ -174,11 +178,11 @@ impl Speaker {
         }
         match &self.tls {
             None => {
-                let from = (peer, Identity(None));
+                let from = (peer, Identity(None), None);
                 self.speak(socket, self.protocol, from, service, stop).await;
             }
             Some(tls) => {
-                let handshake = TlsAcceptor::from(Arc::clone(tls)).accept(socket);
+                let handshake = TlsAcceptor::from(tls.load_full()).accept(socket);
                 let Ok(Ok(stream)) = time::timeout(self.bounds.first_byte, handshake).await else {
                     tracing::debug!(%peer, "TLS handshake failed");
                     return;
@@ -188,8 +192,10 @@ impl Speaker {
                     Some(_) | None => self.protocol,
                 };
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let identity = Identity(certificate.and_then(tls::first_name).map(Arc::from));
-                self.speak(stream, protocol, (peer, identity), service, stop).await;
+                let names = certificate.map(|certificate| Names(tls::names(certificate)));
+                let first = names.as_ref().and_then(|names| names.0.first());
+                let identity = Identity(first.map(|name| Arc::from(&**name)));
+                self.speak(stream, protocol, (peer, identity, names), service, stop).await;
             }
         }
         drop(share);
@@ -199,7 +205,7 @@ impl Speaker {
         &self,
         io: I,
         protocol: Protocol,
-        (peer, identity): (SocketAddr, Identity),
+        (peer, identity, names): (SocketAddr, Identity, Option<Names>),
         service: S,
         stop: CancellationToken,
     ) where
@@ -222,6 +228,9 @@ impl Speaker {
         let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
             request.extensions_mut().insert(identity.clone());
+            if let Some(names) = &names {
+                request.extensions_mut().insert(names.clone());
+            }
             request.extensions_mut().insert(cut.clone());
             let heard = Heard::new(&heard, &request);
             let mut service = service.clone();

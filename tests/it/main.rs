@@ -33,6 +33,7 @@ mod hsm;
 mod http_front;
 mod import;
 mod layering;
+mod mtls;
 mod oracle;
 mod postgres;
 mod properties;
