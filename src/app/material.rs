@@ -1,13 +1,19 @@
 //! What settings name, read: keys, clients, certificates, hash keys.
 
-use std::{fs, num::NonZeroU32, path::Path, sync::Arc};
+use std::{fs, io, num::NonZeroU32, path::Path, sync::Arc};
 
 use zeroize::Zeroizing;
 
 use super::{StartError, store::database};
 use crate::{
-    bridge::{Client, ClientKey, Clients, Identity, Limits, Rates, Setup, keys},
-    config::{self, Allowed, KeyState, MethodPattern, Settings, StoreUrl},
+    bridge::{
+        Client, ClientKey, Clients, Identity, Limits, Rates, Setup, keys,
+        signer::{
+            Signer,
+            pkcs11::{About, AuthPin, KeyName, Location, TokenKey},
+        },
+    },
+    config::{self, Allowed, IdentityKey, KeyState, MethodPattern, Settings, StoreUrl},
     engine::{HashRing, Tombstones},
     layer::{
         caller_rate::Rule,
@@ -36,22 +42,78 @@ pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Sta
     fs::read(path).map(Zeroizing::new).map_err(failed)
 }
 
-/// Reads every key of ours, so that a bad staged one is found now and not when it is promoted.
+/// Reads every key of ours, so that a bad staged one is found now and not when it is promoted. Blocks for as long as a
+/// token takes.
 pub(super) fn identity(settings: &Settings) -> Result<Identity, StartError> {
     let mut active = None;
     for (place, key) in settings.identity.keys.iter().enumerate() {
-        let setting = format!("identity.keys.{place}.file");
-        let text = read(&setting, &key.file)?;
-        let parsed = keys::PrivateKey::parse(&*text).map_err(|wrong| StartError::Key {
-            setting,
-            path: key.file.clone(),
-            wrong,
-        })?;
+        let signer = signer(place, key)?;
         if key.state == KeyState::Active {
-            active = Some(Identity { version: key.version.clone(), key: parsed });
+            active = Some(Identity { version: key.version.clone(), signer });
         }
     }
     Ok(active.expect("the settings have exactly one active key: config checks it"))
+}
+
+/// One of our keys, from its file or its token.
+///
+/// # Panics
+///
+/// With a key that is in neither, which no settings have.
+pub fn signer(place: usize, key: &IdentityKey) -> Result<Arc<dyn Signer>, StartError> {
+    if let Some(token) = &key.pkcs11 {
+        return token_key(place, token);
+    }
+    let path = key.file.as_ref().expect("a key is in a file or a token: config checks it");
+    let setting = format!("identity.keys.{place}.file");
+    let text = read(&setting, path)?;
+    let parsed = keys::PrivateKey::parse(&*text);
+    let parsed = parsed.map_err(|wrong| StartError::Key { setting, path: path.clone(), wrong })?;
+    Ok(Arc::new(parsed))
+}
+
+fn token_key(place: usize, token: &config::Pkcs11) -> Result<Arc<dyn Signer>, StartError> {
+    let setting = |name: &str| format!("identity.keys.{place}.pkcs11.{name}");
+    let key = match (&token.key_label, &token.key_id) {
+        (Some(label), _) => KeyName::Label(label.clone()),
+        (None, id) => KeyName::Id(bytes_of(id.as_deref().unwrap_or_default())),
+    };
+    let location = Location {
+        module: token.module.clone(),
+        token_label: token.token_label.clone(),
+        key,
+        pin: pin(setting("pin_file"), &token.pin_file)?,
+        sessions: token.sessions,
+    };
+    let opened = TokenKey::open(location).map_err(|source| {
+        let name = match source.about() {
+            About::Module => "module",
+            About::Token => "token_label",
+            About::Pin => "pin_file",
+            About::Key if token.key_label.is_some() => "key_label",
+            About::Key => "key_id",
+        };
+        StartError::Token { setting: setting(name), source }
+    });
+    Ok(Arc::new(opened?))
+}
+
+/// Of hex digits in pairs: config checks it.
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    digits.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
+}
+
+/// A line of text; wiped when it is dropped.
+fn pin(setting: String, path: &Path) -> Result<AuthPin, StartError> {
+    let bytes = read(&setting, path)?;
+    let not_text = |_| StartError::Read {
+        setting,
+        path: path.to_owned(),
+        source: io::Error::other("it is not text"),
+    };
+    let line = std::str::from_utf8(&bytes).map_err(not_text)?.trim_end_matches(['\r', '\n']);
+    Ok(AuthPin::from(line))
 }
 
 pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {

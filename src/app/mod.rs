@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     error::StartError,
-    material::{check, hash_ring},
+    material::{check, hash_ring, signer},
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use self::{

@@ -53,7 +53,7 @@ pub use values::{
 use read::{at_least_one, if_set, section, within};
 use rules::{
     all_sampled, client_keys, distinct_clients, distinct_consumers, distinct_prefixes, filled,
-    names, not_exported, one_active,
+    key_id, named, names, not_exported, signing_keys,
 };
 use values::{key_version, log_directive};
 
@@ -223,7 +223,7 @@ section! {
     /// `[identity]`
     Identity {
         /// The keys that sign our answers.
-        keys: Vec<IdentityKey> where one_active();
+        keys: Vec<IdentityKey> where signing_keys();
     }
 }
 
@@ -232,10 +232,30 @@ section! {
     IdentityKey {
         /// What `keyVersion` says of it; 1 to 64 of `[A-Za-z0-9_.-]`, unique.
         version: String where key_version();
-        /// The private key, PEM or base64; RSA of 2048 bits or more.
-        file: PathBuf;
+        /// The private key, PEM or base64; RSA of 2048 bits or more. Either this or `pkcs11`.
+        file: Option<PathBuf>;
+        /// A key that stays in its token.
+        pkcs11: Option<Pkcs11>;
         /// Exactly one is active.
         state: KeyState = "active";
+    }
+}
+
+section! {
+    /// `[identity.keys.pkcs11]`: an RSA key of 2048 bits or more in an HSM, a smart card or SoftHSM.
+    Pkcs11 {
+        /// The vendor's PKCS#11 library.
+        module: PathBuf;
+        /// The token's label.
+        token_label: String where named();
+        /// The key's label (`CKA_LABEL`). Either this or `key_id`.
+        key_label: Option<String> where if_set(named());
+        /// The key's id (`CKA_ID`), in hex.
+        key_id: Option<String> where if_set(key_id());
+        /// The user's PIN, a line of text.
+        pin_file: PathBuf;
+        /// Sessions at once, and so signatures.
+        sessions: usize = "4" where within(1, 256);
     }
 }
 

@@ -73,6 +73,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
     ("deadpool", &["store"]),
     ("toml", &["config"]),
+    ("cryptoki", &["bridge"]),
     ("rustls", &["listen", "store", "tls", "app", "cli"]),
     (
         "tokio",

@@ -29,6 +29,7 @@ mod grpc_front;
 mod harness_works;
 mod history;
 mod hostile_json;
+mod hsm;
 mod http_front;
 mod import;
 mod layering;

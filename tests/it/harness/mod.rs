@@ -7,6 +7,7 @@ pub mod json;
 pub mod pki;
 pub mod postgres;
 pub mod service;
+pub mod softhsm;
 pub mod vectors;
 
 use std::{
