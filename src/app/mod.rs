@@ -10,7 +10,7 @@ mod store;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle, time};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 pub use self::{
     error::StartError,
@@ -33,7 +33,7 @@ use crate::{
         server::{Deadlines, Health, Origin, Server},
     },
     layer::budget::Budget,
-    listen::{Bounds, Front, Protocol},
+    listen::{Bodies, Bounds, Front, Protocol, Stop},
     watch_list::WatchList,
 };
 
@@ -61,8 +61,8 @@ pub struct Running {
 
 /// What listens. The platform's front ends last, so that probes are answered while the others drain.
 struct Fronts {
-    stop: CancellationToken,
-    stop_admin: CancellationToken,
+    stop: Stop,
+    stop_admin: Stop,
     connections: TaskTracker,
     tasks: TaskTracker,
 }
@@ -85,8 +85,8 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 
     // alive, and not ready, while the database is waited for
     let fronts = Fronts {
-        stop: CancellationToken::new(),
-        stop_admin: CancellationToken::new(),
+        stop: Stop::default(),
+        stop_admin: Stop::default(),
         connections: TaskTracker::new(),
         tasks: TaskTracker::new(),
     };
@@ -96,6 +96,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         protocol,
         bounds: bounds(settings),
         connections,
+        bodies: None,
     };
     let probes = Admin::new();
     let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
@@ -145,7 +146,12 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
     let (stop, open) = (&fronts.stop, &fronts.connections);
-    let grpc = front(grpc, grpc_tls, Protocol::Http2, connections());
+    let mut grpc = front(grpc, grpc_tls, Protocol::Http2, connections());
+    // the generated services read a message whole, however long that takes
+    grpc.bodies = Some(Bodies {
+        timeout: limits.body_timeout,
+        bytes: Budget::new(limits.body_bytes_in_flight, limits.body_bytes_in_flight_per_source),
+    });
     fronts.tasks.spawn(grpc.serve(routes, stop.clone(), open.clone()));
     let bridge = front(bridge, bridge_tls, Protocol::Http1, connections());
     fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
@@ -180,16 +186,17 @@ impl Running {
         self.watch.iter().for_each(JoinHandle::abort);
         self.probes.set_ready(false);
         self.health.stopping().await;
+        self.fronts.stop.soon.cancel();
         time::sleep(self.drain_delay).await;
 
-        self.fronts.stop.cancel();
+        self.fronts.stop.now.cancel();
         // streams have no end of their own, and must not hold the rest
         self.feed.stop();
         self.fronts.connections.close();
         if time::timeout(self.grace, self.fronts.connections.wait()).await.is_err() {
             tracing::warn!("some connections did not end within shutdown.grace and are dropped");
         }
-        self.fronts.stop_admin.cancel();
+        self.fronts.stop_admin.now.cancel();
         self.fronts.tasks.close();
         self.fronts.tasks.wait().await;
 
