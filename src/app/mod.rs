@@ -11,7 +11,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, task::JoinHandle, time};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 pub use self::{
     error::StartError,
@@ -37,7 +37,7 @@ use crate::{
         server::{Deadlines, Health, Server},
     },
     layer::{budget::Budget, caller_rate::CallerRates, overload::Overload},
-    listen::{Bounds, Front, Protocol},
+    listen::{Bodies, Bounds, Front, Protocol, Stop},
     watch_list::WatchList,
 };
 
@@ -76,8 +76,8 @@ fn swapped<T>(shared: Arc<T>) -> Arc<ArcSwap<T>> {
 
 /// What listens. The platform's front ends last, so that probes are answered while the others drain.
 struct Fronts {
-    stop: CancellationToken,
-    stop_admin: CancellationToken,
+    stop: Stop,
+    stop_admin: Stop,
     connections: TaskTracker,
     tasks: TaskTracker,
 }
@@ -106,8 +106,8 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 
     // alive, and not ready, while the database is waited for
     let fronts = Fronts {
-        stop: CancellationToken::new(),
-        stop_admin: CancellationToken::new(),
+        stop: Stop::default(),
+        stop_admin: Stop::default(),
         connections: TaskTracker::new(),
         tasks: TaskTracker::new(),
     };
@@ -117,6 +117,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         protocol,
         bounds: bounds(settings),
         connections,
+        bodies: None,
     };
     let probes = Admin::new();
     let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
@@ -166,7 +167,12 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
     let (stop, open) = (&fronts.stop, &fronts.connections);
-    let grpc = front(grpc, live.grpc_tls.clone(), Protocol::Http2, connections());
+    let mut grpc = front(grpc, live.grpc_tls.clone(), Protocol::Http2, connections());
+    // the generated services read a message whole, however long that takes
+    grpc.bodies = Some(Bodies {
+        timeout: limits.body_timeout,
+        bytes: Budget::new(limits.body_bytes_in_flight, limits.body_bytes_in_flight_per_source),
+    });
     fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
     let bridge = front(bridge, live.bridge_tls.clone(), Protocol::Http1, connections());
     fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
@@ -201,16 +207,17 @@ impl Running {
         self.watch.iter().for_each(JoinHandle::abort);
         self.probes.set_ready(false);
         self.health.stopping().await;
+        self.fronts.stop.soon.cancel();
         time::sleep(self.drain_delay).await;
 
-        self.fronts.stop.cancel();
+        self.fronts.stop.now.cancel();
         // streams have no end of their own, and must not hold the rest
         self.feed.stop();
         self.fronts.connections.close();
         if time::timeout(self.grace, self.fronts.connections.wait()).await.is_err() {
             tracing::warn!("some connections did not end within shutdown.grace and are dropped");
         }
-        self.fronts.stop_admin.cancel();
+        self.fronts.stop_admin.now.cancel();
         self.fronts.tasks.close();
         self.fronts.tasks.wait().await;
 

@@ -13,8 +13,7 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use http::{Request, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, header};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
@@ -72,6 +71,11 @@ impl Conversation {
         Arc::new(Self { bounds, state: Mutex::new(state) })
     }
 
+    /// Whether nothing of a request has come yet.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self.state().waiting, Waiting::Request(_))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,8 +89,7 @@ pub struct Heard {
 
 impl Heard {
     /// Tells the stream what follows the head.
-    pub(super) fn new(conversation: &Arc<Conversation>, request: &Request<Incoming>) -> Self {
-        let headers = request.headers();
+    pub(super) fn new(conversation: &Arc<Conversation>, headers: &HeaderMap) -> Self {
         let length = || headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         let mut state = conversation.state();
         state.waiting = Waiting::Answer;
