@@ -33,7 +33,7 @@ use crate::{
         server::{Deadlines, Health, Origin, Server},
     },
     layer::budget::Budget,
-    listen::{Bodies, Bounds, Front, Protocol, Stop},
+    listen::{self, Bodies, Bounds, Front, Protocol, Stop},
     watch_list::WatchList,
 };
 
@@ -78,9 +78,9 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     let bridge_tls = bridge_tls(settings)?;
     let ring = hash_ring(settings)?;
 
-    let grpc = bind("grpc.listen", settings.grpc.listen).await?;
-    let bridge = bind("bridge.listen", settings.bridge.listen).await?;
-    let admin = bind("admin.listen", settings.admin.listen).await?;
+    let grpc = bind("grpc.listen", settings.grpc.listen)?;
+    let bridge = bind("bridge.listen", settings.bridge.listen)?;
+    let admin = bind("admin.listen", settings.admin.listen)?;
     let addresses = [&grpc, &bridge, &admin].map(|(_, address)| *address);
 
     // alive, and not ready, while the database is waited for
@@ -218,12 +218,12 @@ impl Running {
     }
 }
 
-async fn bind(
+fn bind(
     setting: &'static str,
     address: SocketAddr,
 ) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Bind { setting, address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen::bind(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
 }
