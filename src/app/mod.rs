@@ -37,7 +37,7 @@ use crate::{
         server::{Deadlines, Health, Server},
     },
     layer::{budget::Budget, caller_rate::CallerRates, overload::Overload},
-    listen::{Bodies, Bounds, Front, Protocol, Stop},
+    listen::{self, Bodies, Bounds, Front, Protocol, Stop},
     watch_list::WatchList,
 };
 
@@ -99,9 +99,9 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     };
     let ring = hash_ring(settings)?;
 
-    let grpc = bind("grpc.listen", settings.grpc.listen).await?;
-    let bridge = bind("bridge.listen", settings.bridge.listen).await?;
-    let admin = bind("admin.listen", settings.admin.listen).await?;
+    let grpc = bind("grpc.listen", settings.grpc.listen)?;
+    let bridge = bind("bridge.listen", settings.bridge.listen)?;
+    let admin = bind("admin.listen", settings.admin.listen)?;
     let addresses = [&grpc, &bridge, &admin].map(|(_, address)| *address);
 
     // alive, and not ready, while the database is waited for
@@ -239,12 +239,12 @@ impl Running {
     }
 }
 
-async fn bind(
+fn bind(
     setting: &'static str,
     address: SocketAddr,
 ) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Bind { setting, address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen::bind(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
 }

@@ -35,7 +35,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     time,
 };
 use tokio_rustls::TlsAcceptor;
@@ -121,9 +121,16 @@ const SEND_BUFFER: usize = 64 * 1024;
 const RESETS_UNSEEN: usize = 64;
 /// Most streams of one HTTP/2 connection that we reset for the peer's errors; more close it.
 const RESETS_OURS: usize = 256;
+/// What the kernel keeps of answers that a peer does not take, in bytes, of each connection: the largest message. By
+/// itself it would keep megabytes.
+const KERNEL_SEND_BUFFER: u32 = 256 * 1024;
+/// Connections that the kernel keeps for us to accept.
+const BACKLOG: u32 = 1_024;
 /// How long an idle HTTP/1.1 connection stays open when the front stops: a request may be on its way, and closing would
 /// lose it. Its answer says `connection: close`.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long an HTTP/2 peer that has nothing open, and was told that the connection ends, may leave it open.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// How a front ends.
 #[derive(Clone, Debug, Default)]
@@ -132,6 +139,16 @@ pub struct Stop {
     pub soon: CancellationToken,
     /// Now: nothing more is accepted, and connections end once what they have under way is answered.
     pub now: CancellationToken,
+}
+
+/// Listens.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    // accepted sockets have it from here
+    socket.set_send_buffer_size(KERNEL_SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// A front that listens.
@@ -345,7 +362,7 @@ impl Speaker {
                         tokio::select! {
                             result = connection => result,
                             () = ended => Ok(()),
-                            () = streams.parted() => Ok(()),
+                            () = streams.parted(PARTING) => Ok(()),
                         }
                     }
                 }

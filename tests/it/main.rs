@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod attacks;
 mod both_fronts;
 mod check_order;
 mod cli;

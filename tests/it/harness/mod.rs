@@ -3,6 +3,7 @@
 #![allow(dead_code)] // a fixture offers more than one branch of the suite uses
 
 pub mod grpc;
+pub mod h2;
 pub mod json;
 pub mod pki;
 pub mod postgres;
