@@ -4,6 +4,7 @@
 
 pub mod grpc;
 pub mod json;
+pub mod pair;
 pub mod postgres;
 pub mod service;
 pub mod vectors;
