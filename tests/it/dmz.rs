@@ -2,7 +2,7 @@
 //! overloaded, or not who they should be.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     net::{SocketAddr, TcpListener, ToSocketAddrs as _},
     path::Path,
@@ -19,9 +19,12 @@ use alipayplus_cancel::{
     tls,
 };
 use tokio::runtime::Runtime;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::harness::{
     eventually,
+    fake_core::{Answer, FakeCore},
     grpc::{Grant, Payment},
     json::{Request, payment_body},
     pair::{self, Authority, bridge_settings, core_settings},
@@ -332,4 +335,106 @@ fn a_token_is_cancelled_through_both_tiers() {
     json.cancel_token(&grant.psp, &grant.acquirer, "a-token").expect(SUCCESS).assert_signed();
     json.cancel_token(&grant.psp, &grant.acquirer, "no-token").expect("INVALID_TOKEN");
     assert!(!grpc.introspect_token(grant.introspect("a-token")).unwrap().active);
+}
+
+/// A bridge before fakes, each of which it has found healthy.
+fn before(fakes: &[&FakeCore], set: &[&str]) -> Service {
+    let urls: Vec<_> = fakes.iter().map(|fake| format!("http://{}", fake.address)).collect();
+    let core = format!("bridge.core={}", urls.join(","));
+    let set = [&[&*core], set].concat().into_iter().map(str::to_owned).collect();
+    let bridge = Service::start(Options { role: Role::Bridge, set, ..Options::default() });
+    knows(&bridge, fakes.len());
+    bridge
+}
+
+fn ours(code: Code, reason: &str) -> Answer {
+    let details = ErrorDetails::with_error_info(reason, "cancel.alipayplus", HashMap::new());
+    Answer::Refuse(Status::with_error_details(code, "as told", details))
+}
+
+fn retries(bridge: &Service, reason: &str) -> u64 {
+    metric(bridge, &format!("alipayplus_cancel_core_retries_total{{reason=\"{reason}\"}}"))
+}
+
+#[test]
+fn what_a_core_refuses_is_passed_on_and_asked_of_no_other() {
+    let fakes = [(); 2].map(|()| FakeCore::new(Answer::Success));
+    let bridge = before(&[&fakes[0], &fakes[1]], &[]);
+    for (answer, code) in [
+        (
+            ours(Code::ResourceExhausted, "REQUEST_TRAFFIC_EXCEED_LIMIT"),
+            "REQUEST_TRAFFIC_EXCEED_LIMIT",
+        ),
+        (ours(Code::InvalidArgument, "PARAM_ILLEGAL"), "PARAM_ILLEGAL"),
+        (ours(Code::PermissionDenied, "ACCESS_DENIED"), "ACCESS_DENIED"),
+        (ours(Code::Aborted, "UNKNOWN_EXCEPTION"), UNKNOWN),
+        // a mesh, a proxy, an older core: whatever they say, it is not known
+        (Answer::Refuse(Status::resource_exhausted("mesh")), UNKNOWN),
+        (Answer::Refuse(Status::permission_denied("mesh")), UNKNOWN),
+        (Answer::Refuse(Status::unauthenticated("mesh")), UNKNOWN),
+        (Answer::Refuse(Status::unimplemented("older")), UNKNOWN),
+        (Answer::Refuse(Status::invalid_argument("proxy")), UNKNOWN),
+        (Answer::Refuse(Status::internal("proxy")), UNKNOWN),
+        (Answer::Refuse(Status::deadline_exceeded("proxy")), UNKNOWN),
+    ] {
+        let calls = || fakes.iter().map(|fake| fake.calls().len()).sum::<usize>();
+        let before = calls();
+        fakes.iter().for_each(|fake| fake.answer(answer.clone()));
+        assert_eq!(cancel(&bridge).0, code, "{answer:?}");
+        assert_eq!(calls(), before + 1, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_core_that_is_unavailable_is_no_reason_to_fail_as_long_as_another_is_there() {
+    let fakes = [(); 2].map(|()| FakeCore::new(Answer::Success));
+    let bridge = before(&[&fakes[0], &fakes[1]], &[]);
+    for (broken, whole) in [(0, 1), (1, 0)] {
+        fakes[broken].answer(Answer::Refuse(Status::unavailable("no store")));
+        fakes[whole].answer(Answer::Success);
+        for _ in 0..10 {
+            assert_eq!(cancel(&bridge).0, SUCCESS);
+        }
+    }
+    assert!(retries(&bridge, "failed") > 0);
+}
+
+#[test]
+fn a_core_that_does_not_answer_leaves_time_for_another() {
+    let (silent, other) = (FakeCore::new(Answer::Never), FakeCore::new(Answer::Never));
+    let bridge = before(&[&silent, &other], &["limits.cancel_payment_deadline=2s"]);
+    // neither does: U, when the time is over
+    let (code, took) = cancel(&bridge);
+    assert_eq!(code, UNKNOWN);
+    assert!(took >= Duration::from_millis(1_900) && took < Duration::from_secs(4), "{took:?}");
+    assert_eq!((silent.calls().len(), other.calls().len()), (1, 1));
+    assert_eq!(retries(&bridge, "slow"), 1);
+    // the second had what was left
+    let us =
+        |call: &str| call.trim_end_matches('u').parse::<u64>().unwrap_or_else(|_| panic!("{call}"));
+    let mut waits = [us(&silent.calls()[0]), us(&other.calls()[0])];
+    waits.sort_unstable();
+    assert!(waits[0] <= 1_000_000 && waits[1] > 1_500_000, "{waits:?}");
+
+    other.answer(Answer::Success);
+    for _ in 0..4 {
+        let (code, took) = cancel(&bridge);
+        assert_eq!(code, SUCCESS);
+        assert!(took < Duration::from_millis(1_900), "{took:?}");
+    }
+}
+
+#[test]
+fn trouble_of_all_cores_is_not_multiplied() {
+    let unavailable = || FakeCore::new(Answer::Refuse(Status::unavailable("no store")));
+    let (one, two) = (unavailable(), unavailable());
+    let bridge = before(&[&one, &two], &[]);
+    let mut connection = bridge.json().connect();
+    const CALLS: u64 = 400;
+    for _ in 0..CALLS {
+        request(&bridge).send_on(&mut connection).expect(UNKNOWN);
+    }
+    let again = retries(&bridge, "failed");
+    // ten a second of ten seconds, and a fifth of the calls
+    assert!((1..=100 + CALLS / 5 + 20).contains(&again), "{again}");
 }
