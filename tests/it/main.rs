@@ -21,6 +21,7 @@ mod check_order;
 mod cli;
 mod crash;
 mod decisions;
+mod dmz;
 mod drain;
 mod engine;
 mod failover;
