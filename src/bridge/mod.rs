@@ -26,6 +26,7 @@ pub mod request_time;
 mod seal;
 mod sign_cache;
 pub mod signature;
+pub mod signer;
 
 pub use self::{
     front::{Api, Bridge, Limits, Setup},

@@ -27,8 +27,11 @@ use tonic::{
 use tower::Layer;
 
 use super::{TRACEPARENT, wire};
-use crate::telemetry::{
-    Metrics, Span, Telemetry, context::TraceContext, label, metrics::Label, span::Tracer,
+use crate::{
+    layer::{Refusal, identity::is_open},
+    telemetry::{
+        Metrics, Span, Telemetry, context::TraceContext, label, metrics::Label, span::Tracer,
+    },
 };
 
 /// Watches the calls of the services below.
@@ -108,7 +111,11 @@ where
         let parent = request.headers().get(TRACEPARENT);
         let parent = parent.and_then(|value| value.to_str().ok()).and_then(TraceContext::parse);
         let name = if observe.tracer.is_exported() { method.to_string() } else { String::new() };
-        let span = observe.tracer.serve(name, parent);
+        // a probe every few seconds is no trace that anybody looks for
+        let span = match parent {
+            None if is_open(request.uri().path()) => Span::unrecorded(TraceContext::begin(0.0)),
+            _ => observe.tracer.serve(name, parent),
+        };
         span.set("rpc.system.name", "grpc");
         span.set("rpc.method", Arc::clone(&method));
         request.extensions_mut().insert(span.clone());
@@ -145,6 +152,17 @@ impl Watch {
             + Unpin
             + 'static,
     {
+        match answer.extensions().get::<Refusal>() {
+            Some(Refusal::Busy) => {
+                let labels = [label("front", self.front), label("reason", "in_flight")];
+                self.metrics.shed.add(1, &labels);
+            }
+            Some(Refusal::OverRate { .. }) => {
+                let labels = [label("client", "callers"), label("front", self.front)];
+                self.metrics.rate_limited.add(1, &labels);
+            }
+            Some(Refusal::NotAllowed | Refusal::OutOfTime | Refusal::Panicked) | None => {}
+        }
         if let Some(status) = status(answer.headers()) {
             self.status = Some(status);
             return answer.map(Body::new);

@@ -1,12 +1,8 @@
 //! The services over the engine, the feed in a file of its own: check, decide, answer.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use tonic::{Request, Response, Status, body::Body, codegen::http, service::Routes};
+use tonic::{Request, Response, Status, service::Routes};
 use tower::Layer as _;
 
 mod feed;
@@ -14,6 +10,7 @@ mod import;
 
 use super::{
     CLIENT_ID, IMPORT_BYTES_MAX, convert,
+    front::{Door, Stack},
     observe::{Observe, Observed},
     status,
     wire::{
@@ -26,10 +23,7 @@ use crate::{
     domain::{id::ClientId, result::ResultCode},
     engine::{Caller, Engine, Error},
     feed::Feed,
-    layer::{
-        deadline,
-        identity::{Identified, IdentityLayer, Permissions},
-    },
+    layer::deadline,
     telemetry::{Span, Telemetry, label},
 };
 
@@ -51,9 +45,6 @@ pub struct Server {
     deadlines: Deadlines,
     telemetry: Telemetry,
 }
-
-/// All services behind what every call from the network has to pass.
-pub type Stack = Observed<Identified<Routes, fn() -> http::Response<Body>>>;
 
 /// One service of gRPC's own to answer health.
 pub struct Health {
@@ -102,20 +93,12 @@ impl Server {
         Observe::new(&self.telemetry, IN_PROCESS).layer(self.bare_cancel_service())
     }
 
-    /// What the network may call: all services as routes by path, with health per service and, if asked for, reflection.
-    pub fn stack(
-        &self,
-        feed: Feed,
-        reflection: bool,
-        permissions: Arc<ArcSwap<Permissions>>,
-    ) -> (Stack, Health) {
+    /// What the network may call, behind its door: all services as routes by path, with health per service and, if asked
+    /// for, reflection.
+    pub fn stack(&self, feed: Feed, reflection: bool, door: Door) -> (Stack, Health) {
         let (routes, health) = self.routes(feed, reflection);
-        // before the services, which believe what is left of the headers
-        let word = http::HeaderName::from_static(CLIENT_ID);
-        let refuse: fn() -> http::Response<Body> = || status::caller_not_allowed().into_http();
-        let identified = IdentityLayer::new(permissions, word, refuse).layer(routes);
         self.count_from_the_start();
-        (Observe::new(&self.telemetry, NETWORK).layer(identified), health)
+        (door.before(routes, Observe::new(&self.telemetry, NETWORK)), health)
     }
 
     fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {

@@ -184,12 +184,18 @@ table! {
         = "1 until import complete.";
     watch_list_age: Gauge "alipayplus.cancel.watch_list.age" in "s" by []
         = "How old the figures about payments, consumers and the store are.";
+    cores: Gauge "alipayplus.cancel.cores" in "{core}" by ["state"]
+        = "Cores that this bridge knows, and those of them that are healthy.";
+    core_retries: Read "alipayplus.cancel.core.retries" in "{call}" by ["reason"]
+        = "Calls of which another core was asked: one had failed, or took long.";
+    core_unreachable: Read "alipayplus.cancel.core.unreachable" in "{call}" by []
+        = "Calls for which no core was healthy.";
     reloads: Count "alipayplus.cancel.reloads" in "{reload}" by ["result"]
         = "Reloads of settings and keys, accepted or refused.";
     config_time: Gauge "alipayplus.cancel.config.time" in "s" by []
         = "When the settings in use were read, in seconds since 1970.";
     key_not_after: Gauge "alipayplus.cancel.key.not_after" in "s" by ["owner" "version"]
-        = "When a key or certificate ends, in seconds since 1970, of those that do.";
+        = "When a client's key ends, in seconds since 1970, of those that do.";
     exported: Count "alipayplus.cancel.telemetry.exported" in "{batch}" by ["result" "signal"]
         = "Batches of traces, metrics or logs that the collector took (ok) or that are lost (failed).";
     dropped: Count "alipayplus.cancel.telemetry.dropped" in "{item}" by ["signal"]
@@ -274,7 +280,7 @@ pub struct Read {
 
 impl Read {
     /// Has it read from now on; once is enough.
-    pub(super) fn from(&self, read: impl Fn() -> Vec<(Vec<Label>, f64)> + Send + Sync + 'static) {
+    pub fn from(&self, read: impl Fn() -> Vec<(Vec<Label>, f64)> + Send + Sync + 'static) {
         let _observed = self
             .meter
             .f64_observable_counter(self.row.name)

@@ -29,6 +29,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "layer",
             "listen::Cut",
             "listen::Identity",
+            "listen::Patient",
+            "listen::Peer",
             "telemetry",
         ],
     ),
@@ -66,7 +68,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("prost", &["grpc"]),
     ("axum", &["bridge", "admin"]),
     ("http", &["bridge", "admin", "layer", "listen", "grpc", "cli"]),
-    ("hyper", &["listen", "cli"]),
+    ("hyper", &["listen", "grpc", "cli"]),
     ("tower", &["layer", "listen", "grpc", "bridge"]),
     ("serde", &["bridge", "store", "upkeep", "cli"]),
     ("rusqlite", &["store"]),
@@ -74,7 +76,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("opentelemetry", &["telemetry"]),
     ("prometheus", &["telemetry"]),
     ("toml", &["config"]),
-    ("rustls", &["listen", "store", "tls", "app", "cli"]),
+    ("cryptoki", &["bridge"]),
+    ("rustls", &["listen", "grpc", "store", "tls", "app", "cli"]),
     (
         "tokio",
         &[
@@ -84,6 +87,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "engine",
             "layer",
             "listen",
+            "grpc",
             "bridge",
             "telemetry",
             "app",
@@ -251,7 +255,10 @@ fn a_forbidden_name_is_found_in_whatever_form() {
         ["grpc::server::S"]
     );
     assert_eq!(offences("domain", "fn f(s: super::super::store::Error) {}"), ["store::Error"]);
-    assert_eq!(offences("listen", "type T = tonic_types::X;"), ["tonic_types (only grpc, telemetry)"]);
+    assert_eq!(
+        offences("listen", "type T = tonic_types::X;"),
+        ["tonic_types (only grpc, telemetry)"]
+    );
     assert_eq!(offences("main", "use alipayplus_cancel::app;"), ["app"]);
     assert!(offences("domain", "/// as crate::store does\n//! tokio::spawn").is_empty());
     assert!(offences("grpc", "use crate::{engine, store};\ntonic::Status::ok(\"\")").is_empty());

@@ -27,7 +27,10 @@ use opentelemetry_proto::tonic::{
     trace::v1::Span,
 };
 use tokio::runtime::Runtime;
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tonic::{
+    Request, Response, Status,
+    transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
+};
 
 /// All that was sent.
 #[derive(Debug, Default)]
@@ -54,8 +57,18 @@ impl Collector {
         Self::listening(TcpListener::bind("127.0.0.1:0").expect("a free port"))
     }
 
+    /// One with a certificate, PEM, and its key.
+    pub fn secure((certificate, key): (String, String)) -> Self {
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+        Self::serve(TcpListener::bind("127.0.0.1:0").expect("a free port"), Some(tls))
+    }
+
     /// One that takes over a listener.
     pub fn listening(listener: TcpListener) -> Self {
+        Self::serve(listener, None)
+    }
+
+    fn serve(listener: TcpListener, tls: Option<ServerTlsConfig>) -> Self {
         let address = listener.local_addr().expect("an address");
         listener.set_nonblocking(true).expect("a listener");
         let received = Arc::<Mutex<Received>>::default();
@@ -67,7 +80,11 @@ impl Collector {
             .expect("a runtime");
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-            tonic::transport::Server::builder()
+            let mut server = Server::builder();
+            if let Some(tls) = tls {
+                server = server.tls_config(tls).expect("a certificate and its key");
+            }
+            server
                 .add_service(TraceServiceServer::new(keep.clone()))
                 .add_service(MetricsServiceServer::new(keep.clone()))
                 .add_service(LogsServiceServer::new(keep))
