@@ -73,6 +73,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("deadpool", &["store"]),
     ("toml", &["config"]),
     ("cryptoki", &["bridge"]),
+    ("num_bigint", &["bridge"]),
     ("rustls", &["listen", "store", "tls", "app", "cli"]),
     (
         "tokio",

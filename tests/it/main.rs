@@ -20,6 +20,7 @@ mod check_order;
 mod cli;
 mod crash;
 mod decisions;
+mod doctor;
 mod drain;
 mod engine;
 mod failover;
