@@ -75,6 +75,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("deadpool", &["store"]),
     ("toml", &["config"]),
     ("cryptoki", &["bridge"]),
+    ("num_bigint", &["bridge"]),
     ("rustls", &["listen", "grpc", "store", "tls", "app", "cli"]),
     (
         "tokio",

@@ -22,6 +22,7 @@ mod cli;
 mod crash;
 mod decisions;
 mod dmz;
+mod doctor;
 mod drain;
 mod engine;
 mod failover;
