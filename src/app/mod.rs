@@ -9,30 +9,34 @@ mod store;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_util::task::TaskTracker;
 
 pub use self::{
     error::StartError,
-    material::{check, hash_ring},
+    material::{check, hash_ring, signer},
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use self::{
-    material::{bridge_tls, clients, grpc_tls, identity, tombstones},
+    material::{
+        bridge_setup, bridge_tls, call_rates, call_room, grpc_tls, permissions, tombstones,
+    },
     scrape::scrape,
     store::{check_after_unclean_stop, watch_store},
 };
 use crate::{
     admin::Admin,
-    bridge::{self, Bridge},
+    bridge::Bridge,
     config::{PathPrefix, Settings},
     engine::{self, Clock as _, Engine, SystemClock},
     feed::{self, Feed, Wake},
     grpc::{
         client,
-        server::{Deadlines, Health, Origin, Server},
+        front::Door,
+        server::{Deadlines, Health, Server},
     },
-    layer::budget::Budget,
+    layer::{budget::Budget, caller_rate::CallerRates, overload::Overload},
     listen::{self, Bodies, Bounds, Front, Protocol, Stop},
     watch_list::WatchList,
 };
@@ -59,6 +63,17 @@ pub struct Running {
     grace: Duration,
 }
 
+/// What a reload replaces under the requests that run.
+struct Live {
+    door: Door,
+    grpc_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    bridge_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+}
+
+fn swapped<T>(shared: Arc<T>) -> Arc<ArcSwap<T>> {
+    Arc::new(ArcSwap::new(shared))
+}
+
 /// What listens. The platform's front ends last, so that probes are answered while the others drain.
 struct Fronts {
     stop: Stop,
@@ -72,10 +87,16 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts the whole service in this process.
 pub async fn start(settings: &Settings) -> Result<Running, StartError> {
-    let identity = identity(settings)?;
-    let clients = clients(settings)?;
-    let grpc_tls = grpc_tls(settings)?;
-    let bridge_tls = bridge_tls(settings)?;
+    let setup = bridge_setup(settings)?;
+    let live = Live {
+        door: Door {
+            permissions: swapped(Arc::new(permissions(settings))),
+            overload: Overload::new(call_room(settings)),
+            rates: CallerRates::new(call_rates(settings)),
+        },
+        grpc_tls: grpc_tls(settings)?.map(swapped),
+        bridge_tls: bridge_tls(settings)?.map(swapped),
+    };
     let ring = hash_ring(settings)?;
 
     let grpc = bind("grpc.listen", settings.grpc.listen)?;
@@ -125,18 +146,18 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         Arc::new(SystemClock),
         engine::Limits { queue: limits.queue, batch: limits.batch },
     );
-    let engine = engine.with_tombstones(tombstones(settings));
+    engine.set_tombstones(tombstones(settings));
     let deadlines = Deadlines {
         cancel_payment: limits.cancel_payment_deadline,
         cancel_token: limits.cancel_token_deadline,
         other: limits.default_deadline,
     };
-    let core = client::Client::in_process(&Server::new(engine.clone(), deadlines, Origin::Bridge));
-    let (routes, health) = Server::new(engine.clone(), deadlines, Origin::Network)
-        .routes(feed.clone(), settings.grpc.reflection);
+    let server = Server::new(engine.clone(), deadlines);
+    let core = client::Client::in_process(&server);
+    let (calls, health) = server.stack(feed.clone(), settings.grpc.reflection, live.door.clone());
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
-    let json = Bridge::new(&prefixes, clients, identity, core, bridge_limits(settings)).router();
+    let json = Bridge::new(&prefixes, setup, core).router();
     let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
     probes.set_metrics({
         // not the engine: whoever still scrapes must not keep it from ending
@@ -146,14 +167,14 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
     let (stop, open) = (&fronts.stop, &fronts.connections);
-    let mut grpc = front(grpc, grpc_tls, Protocol::Http2, connections());
+    let mut grpc = front(grpc, live.grpc_tls.clone(), Protocol::Http2, connections());
     // the generated services read a message whole, however long that takes
     grpc.bodies = Some(Bodies {
         timeout: limits.body_timeout,
         bytes: Budget::new(limits.body_bytes_in_flight, limits.body_bytes_in_flight_per_source),
     });
-    fronts.tasks.spawn(grpc.serve(routes, stop.clone(), open.clone()));
-    let bridge = front(bridge, bridge_tls, Protocol::Http1, connections());
+    fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
+    let bridge = front(bridge, live.bridge_tls.clone(), Protocol::Http1, connections());
     fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
     let watch = [
         tokio::spawn(watch_store(store.store(), probes.clone())),
@@ -246,20 +267,5 @@ fn bounds(settings: &Settings) -> Bounds {
         idle: limits.idle_timeout,
         write: limits.write_timeout,
         head_bytes: limits.head_bytes,
-    }
-}
-
-fn bridge_limits(settings: &Settings) -> bridge::Limits {
-    let limits = &settings.limits;
-    bridge::Limits {
-        in_flight: limits.max_in_flight,
-        in_flight_per_source: limits.max_in_flight_per_source,
-        body_bytes: limits.body_bytes,
-        body_bytes_in_flight: limits.body_bytes_in_flight,
-        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
-        body_timeout: limits.body_timeout,
-        cancel_payment_deadline: limits.cancel_payment_deadline,
-        cancel_token_deadline: limits.cancel_token_deadline,
-        request_time_skew: limits.request_time_skew,
     }
 }

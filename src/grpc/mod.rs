@@ -7,6 +7,7 @@
 pub mod client;
 mod convert;
 pub mod follower;
+pub mod front;
 pub mod importer;
 pub mod server;
 mod status;

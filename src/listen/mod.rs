@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, header};
 use http_body::Body;
 use hyper::{
@@ -51,7 +52,10 @@ pub use self::{
     conversation::Heard,
 };
 use crate::{
-    layer::budget::{Budget, Share},
+    layer::{
+        budget::{Budget, Share},
+        identity::Names,
+    },
     tls,
 };
 
@@ -151,8 +155,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct Front {
     /// Where.
     pub listener: TcpListener,
-    /// With which certificate; absent: in plain text.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// With which certificate, each connection with the one that is there when it comes; absent: in plain text.
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     /// What it speaks.
     pub protocol: Protocol,
     /// How long it waits, and for how much.
@@ -210,7 +214,7 @@ impl Front {
 
 /// What a connection needs of its front.
 struct Speaker {
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
     protocol: Protocol,
     bounds: Bounds,
     bodies: Option<Bodies>,
@@ -241,11 +245,11 @@ impl Speaker {
         }
         match &self.tls {
             None => {
-                let from = (peer, Identity(None));
+                let from = (peer, Identity(None), None);
                 self.speak(socket, self.protocol, from, service, stop).await;
             }
             Some(tls) => {
-                let handshake = TlsAcceptor::from(Arc::clone(tls)).accept(socket);
+                let handshake = TlsAcceptor::from(tls.load_full()).accept(socket);
                 let Ok(Ok(stream)) = time::timeout(self.bounds.first_byte, handshake).await else {
                     tracing::debug!(%peer, "TLS handshake failed");
                     return;
@@ -255,8 +259,10 @@ impl Speaker {
                     Some(_) | None => self.protocol,
                 };
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let identity = Identity(certificate.and_then(tls::first_name).map(Arc::from));
-                self.speak(stream, protocol, (peer, identity), service, stop).await;
+                let names = certificate.map(|certificate| Names(tls::names(certificate)));
+                let first = names.as_ref().and_then(|names| names.0.first());
+                let identity = Identity(first.map(|name| Arc::from(&**name)));
+                self.speak(stream, protocol, (peer, identity, names), service, stop).await;
             }
         }
         drop(share);
@@ -266,7 +272,7 @@ impl Speaker {
         &self,
         io: I,
         protocol: Protocol,
-        (peer, identity): (SocketAddr, Identity),
+        (peer, identity, names): (SocketAddr, Identity, Option<Names>),
         service: S,
         stop: Stop,
     ) where
@@ -289,6 +295,7 @@ impl Speaker {
         let exchange = Exchange {
             peer,
             identity,
+            names,
             cut: Cut(cut.clone()),
             bodies: self.bodies.clone(),
             conversation: Arc::clone(&conversation),
@@ -371,6 +378,7 @@ impl Speaker {
 struct Exchange {
     peer: SocketAddr,
     identity: Identity,
+    names: Option<Names>,
     cut: Cut,
     bodies: Option<Bodies>,
     conversation: Arc<Conversation>,
@@ -401,6 +409,9 @@ impl Exchange {
         });
         request.extensions_mut().insert(Peer(self.peer));
         request.extensions_mut().insert(self.identity.clone());
+        if let Some(names) = &self.names {
+            request.extensions_mut().insert(names.clone());
+        }
         request.extensions_mut().insert(self.cut.clone());
         let under_way = self.streams.as_ref().map(|streams| (Call::new(streams), streams.open()));
         let (mut service, soon) = (service.clone(), self.soon.clone());

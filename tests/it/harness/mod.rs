@@ -5,8 +5,10 @@
 pub mod grpc;
 pub mod h2;
 pub mod json;
+pub mod pki;
 pub mod postgres;
 pub mod service;
+pub mod softhsm;
 pub mod vectors;
 
 use std::{
