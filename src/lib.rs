@@ -27,9 +27,9 @@
 //! | [`domain`] | what every command decides: plain functions, no clock, no I/O, no async | nobody |
 //! | [`store`] | the contract of a store, and SQLite | `domain` |
 //! | [`feed`] | committed events in order, for consumers that follow them | `domain`, `store` |
-//! | [`engine`] | queue → batch → transaction → answer | `domain`, `store`, [`feed::Wake`] |
+//! | [`engine`] | queue → batch → transaction → answer | `domain`, `store`, [`feed::Wake`], [`layer::rate_limit::Bucket`] |
 //! | [`upkeep`] | what people do with a whole store: its history, its walks, its mending | `domain`, `store`, `engine` |
-//! | [`layer`] | what both fronts need around a request: budgets, deadlines, trace context | `domain` |
+//! | [`layer`] | what both fronts need around a request, as tower layers: room, rates, deadlines, panics, trace context | `domain` |
 //! | [`listen`] | the accept loop under every front | `layer`, `tls` |
 //! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `feed`, `engine`, `layer`, [`listen::Identity`] |
 //! | [`bridge`] | the signed JSON front, a client of gRPC | `domain`, `layer`, [`grpc::client`], [`listen::Peer`] |

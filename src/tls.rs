@@ -146,11 +146,13 @@ fn verifier(
     Ok(Arc::new(Named { issued, allowed_sans: clients.allowed_sans.to_vec() }))
 }
 
-/// The first subject alternative name of a certificate: DNS names before URIs, each in their order.
-pub fn first_name(certificate: &CertificateDer<'_>) -> Option<String> {
-    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
-    let mut names = certificate.valid_dns_names().chain(certificate.valid_uri_names());
-    names.next().map(str::to_owned)
+/// The subject alternative names of a certificate: DNS names before URIs, each in their order.
+pub fn names(certificate: &CertificateDer<'_>) -> Arc<[Box<str>]> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else {
+        return Arc::default();
+    };
+    let names = certificate.valid_dns_names().chain(certificate.valid_uri_names());
+    names.map(Box::from).collect()
 }
 
 /// Takes a certificate that the authorities issued and that has one of these names.
@@ -162,9 +164,8 @@ struct Named {
 
 impl Named {
     fn is_allowed(&self, certificate: &CertificateDer<'_>) -> bool {
-        let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return false };
-        let mut names = certificate.valid_dns_names().chain(certificate.valid_uri_names());
-        names.any(|name| self.allowed_sans.iter().any(|allowed| allowed == name))
+        let names = names(certificate);
+        names.iter().any(|name| self.allowed_sans.iter().any(|allowed| **allowed == **name))
     }
 }
 

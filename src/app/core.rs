@@ -18,7 +18,7 @@ use crate::{
     feed::{self, Feed, Wake},
     grpc::{
         channel::Channel,
-        server::{Deadlines, Origin, Server},
+        server::{Deadlines, Server},
     },
     watch_list::WatchList,
 };
@@ -59,7 +59,7 @@ impl Core {
             Arc::new(SystemClock),
             engine::Limits { queue: limits.queue, batch: limits.batch },
         );
-        let engine = engine.with_tombstones(tombstones(settings));
+        engine.set_tombstones(tombstones(settings));
         let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
         probes.set_metrics({
             // not the engine: whoever still scrapes must not keep it from ending
@@ -78,9 +78,9 @@ impl Core {
         Ok(Self { engine, feed, deadlines, store, watch, worker, beside_feed })
     }
 
-    /// Its services, for callers from there.
-    pub(super) fn server(&self, origin: Origin) -> Server {
-        Server::new(self.engine.clone(), self.deadlines, origin)
+    /// Its services.
+    pub(super) fn server(&self) -> Server {
+        Server::new(self.engine.clone(), self.deadlines)
     }
 
     /// No news any more.

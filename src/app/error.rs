@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
 use crate::{
-    bridge::{IdentityError, keys},
+    bridge::{IdentityError, keys, signer::pkcs11},
     engine::HashKeyError,
     grpc::channel::NoName,
     store::{
@@ -36,6 +36,14 @@ pub enum StartError {
         path: PathBuf,
         /// What is wrong with it; the end of the sentence.
         wrong: keys::KeyError,
+    },
+    /// A key cannot be used in its token.
+    #[error("{setting}: {source}")]
+    Token {
+        /// The setting.
+        setting: String,
+        /// What is wrong; the end of the sentence.
+        source: pkcs11::OpenError,
     },
     /// Keys that do not go together.
     #[error("clients: {0}")]
@@ -88,6 +96,7 @@ impl StartError {
         match self {
             Self::Read { .. }
             | Self::Key { .. }
+            | Self::Token { .. }
             | Self::Identity(_)
             | Self::HashKey(_)
             | Self::Tls { .. }

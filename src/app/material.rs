@@ -1,17 +1,28 @@
 //! What settings name, read: keys, clients, certificates, hash keys.
 
-use std::{fs, num::NonZeroU32, path::Path, sync::Arc};
+use std::{fs, io, num::NonZeroU32, path::Path, sync::Arc};
 
-use governor::{Quota, RateLimiter};
 use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::{StartError, store::database};
 use crate::{
-    bridge::{Client, ClientKey, Clients, Identity, keys},
-    config::{self, Allowed, KeyState, Role, Settings, StoreUrl},
+    bridge::{
+        Client, ClientKey, Clients, Identity, Limits, Rates, Setup, keys,
+        signer::{
+            Signer,
+            pkcs11::{About, AuthPin, KeyName, Location, TokenKey},
+        },
+    },
+    config::{self, Allowed, IdentityKey, KeyState, MethodPattern, Role, Settings, StoreUrl},
     engine::{HashRing, Tombstones},
     grpc::channel::{self, Channel, NoName, Place},
+    layer::{
+        caller_rate::Rule,
+        identity::{Methods, Permissions, Row},
+        overload::InFlight,
+        rate_limit::{Bucket, Rate},
+    },
     tls,
 };
 
@@ -38,22 +49,78 @@ pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Sta
     fs::read(path).map(Zeroizing::new).map_err(failed)
 }
 
-/// Reads every key of ours, so that a bad staged one is found now and not when it is promoted.
+/// Reads every key of ours, so that a bad staged one is found now and not when it is promoted. Blocks for as long as a
+/// token takes.
 pub(super) fn identity(settings: &Settings) -> Result<Identity, StartError> {
     let mut active = None;
     for (place, key) in settings.identity.keys.iter().enumerate() {
-        let setting = format!("identity.keys.{place}.file");
-        let text = read(&setting, &key.file)?;
-        let parsed = keys::PrivateKey::parse(&*text).map_err(|wrong| StartError::Key {
-            setting,
-            path: key.file.clone(),
-            wrong,
-        })?;
+        let signer = signer(place, key)?;
         if key.state == KeyState::Active {
-            active = Some(Identity { version: key.version.clone(), key: parsed });
+            active = Some(Identity { version: key.version.clone(), signer });
         }
     }
     Ok(active.expect("the settings have exactly one active key: config checks it"))
+}
+
+/// One of our keys, from its file or its token.
+///
+/// # Panics
+///
+/// With a key that is in neither, which no settings have.
+pub fn signer(place: usize, key: &IdentityKey) -> Result<Arc<dyn Signer>, StartError> {
+    if let Some(token) = &key.pkcs11 {
+        return token_key(place, token);
+    }
+    let path = key.file.as_ref().expect("a key is in a file or a token: config checks it");
+    let setting = format!("identity.keys.{place}.file");
+    let text = read(&setting, path)?;
+    let parsed = keys::PrivateKey::parse(&*text);
+    let parsed = parsed.map_err(|wrong| StartError::Key { setting, path: path.clone(), wrong })?;
+    Ok(Arc::new(parsed))
+}
+
+fn token_key(place: usize, token: &config::Pkcs11) -> Result<Arc<dyn Signer>, StartError> {
+    let setting = |name: &str| format!("identity.keys.{place}.pkcs11.{name}");
+    let key = match (&token.key_label, &token.key_id) {
+        (Some(label), _) => KeyName::Label(label.clone()),
+        (None, id) => KeyName::Id(bytes_of(id.as_deref().unwrap_or_default())),
+    };
+    let location = Location {
+        module: token.module.clone(),
+        token_label: token.token_label.clone(),
+        key,
+        pin: pin(setting("pin_file"), &token.pin_file)?,
+        sessions: token.sessions,
+    };
+    let opened = TokenKey::open(location).map_err(|source| {
+        let name = match source.about() {
+            About::Module => "module",
+            About::Token => "token_label",
+            About::Pin => "pin_file",
+            About::Key if token.key_label.is_some() => "key_label",
+            About::Key => "key_id",
+        };
+        StartError::Token { setting: setting(name), source }
+    });
+    Ok(Arc::new(opened?))
+}
+
+/// Of hex digits in pairs: config checks it.
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    digits.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
+}
+
+/// A line of text; wiped when it is dropped.
+fn pin(setting: String, path: &Path) -> Result<AuthPin, StartError> {
+    let bytes = read(&setting, path)?;
+    let not_text = |_| StartError::Read {
+        setting,
+        path: path.to_owned(),
+        source: io::Error::other("it is not text"),
+    };
+    let line = std::str::from_utf8(&bytes).map_err(not_text)?.trim_end_matches(['\r', '\n']);
+    Ok(AuthPin::from(line))
 }
 
 pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {
@@ -74,13 +141,17 @@ pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {
                 not_after: key.not_after,
             });
         }
-        let rate = quota(client.rate.per_second, client.rate.burst);
+        let rates = Rates {
+            all: share(client.rate.per_second, client.rate.burst, settings),
+            cancel_payment: client.cancel_payment_rate.as_ref().map(|it| quota(it, settings)),
+            cancel_token: client.cancel_token_rate.as_ref().map(|it| quota(it, settings)),
+        };
         clients.push(Client::new(
             client.id.clone(),
             only(&client.psp_ids),
             only(&client.acquirer_ids),
             public,
-            rate,
+            rates,
         ));
     }
     Clients::new(clients).map_err(StartError::Identity)
@@ -90,14 +161,18 @@ pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {
 pub(super) fn tombstones(settings: &Settings) -> Tombstones {
     let limited = |client: &config::Client| {
         let limit = client.tombstones.as_ref()?;
-        let limiter = RateLimiter::direct(quota(limit.per_second, limit.burst));
-        Some((client.id.clone(), Arc::new(limiter)))
+        Some((client.id.clone(), Bucket::new(quota(limit, settings))))
     };
     settings.clients.iter().filter_map(limited).collect()
 }
 
-fn quota(per_second: NonZeroU32, burst: NonZeroU32) -> Quota {
-    Quota::per_second(per_second).allow_burst(burst)
+fn quota(limit: &config::Quota, settings: &Settings) -> Rate {
+    share(limit.per_second, limit.burst, settings)
+}
+
+/// This replica's share of a limit.
+fn share(per_second: NonZeroU32, burst: NonZeroU32, settings: &Settings) -> Rate {
+    Rate { per_second, burst }.shared_by(settings.limits.replicas)
 }
 
 fn only<T: Clone + Ord>(allowed: &Allowed<T>) -> Option<std::collections::BTreeSet<T>> {
@@ -119,6 +194,43 @@ pub fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
     }
     HashRing::new(&ring.iter().map(|key| key.as_slice()).collect::<Vec<_>>())
         .map_err(StartError::HashKey)
+}
+
+/// Who may call what of gRPC.
+pub(super) fn permissions(settings: &Settings) -> Permissions {
+    let row = |caller: &config::Caller| Row {
+        sans: caller.sans.iter().map(|san| san.as_str().into()).collect(),
+        methods: caller.methods.iter().map(methods).collect(),
+        bridge: caller.bridge,
+    };
+    match settings.grpc.callers.as_slice() {
+        [] => Permissions::Everybody,
+        callers => Permissions::Rows(callers.iter().map(row).collect()),
+    }
+}
+
+fn methods(pattern: &MethodPattern) -> Methods {
+    match *pattern {
+        MethodPattern::All => Methods::All,
+        MethodPattern::Service(service) => Methods::Service(service.into()),
+        MethodPattern::Method(service, method) => Methods::Method(service.into(), method.into()),
+    }
+}
+
+/// How many calls each caller of gRPC may make.
+pub(super) fn call_rates(settings: &Settings) -> Vec<Rule> {
+    let rule = |it: &config::CallRate| Rule {
+        sans: it.sans.iter().map(|san| san.as_str().into()).collect(),
+        methods: it.methods.iter().map(methods).collect(),
+        rate: share(it.per_second, it.burst, settings),
+    };
+    settings.grpc.rates.iter().map(rule).collect()
+}
+
+/// How much room the gRPC front has.
+pub(super) fn call_room(settings: &Settings) -> InFlight {
+    let of_caller = settings.grpc.max_in_flight_per_caller;
+    InFlight { total: settings.grpc.max_in_flight, per_source: of_caller, per_client: of_caller }
 }
 
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;
@@ -171,4 +283,30 @@ pub(super) fn channel(settings: &Settings) -> Result<Channel, StartError> {
     };
     Channel::start(places, tls)
         .map_err(|wrong| StartError::CoreName { setting: "bridge.core", wrong })
+}
+
+/// What a reload of the JSON front replaces.
+pub(super) fn bridge_setup(settings: &Settings) -> Result<Setup, StartError> {
+    Ok(Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings)))
+}
+
+fn bridge_limits(settings: &Settings) -> Limits {
+    let limits = &settings.limits;
+    let unproven = &limits.unproven_per_source;
+    Limits {
+        in_flight: InFlight {
+            total: limits.max_in_flight,
+            per_source: limits.max_in_flight_per_source,
+            per_client: limits.max_in_flight_per_client,
+        },
+        unproven: Rate { per_second: unproven.per_second, burst: unproven.burst },
+        trusted_proxies: limits.trusted_proxies,
+        body_bytes: limits.body_bytes,
+        body_bytes_in_flight: limits.body_bytes_in_flight,
+        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
+        body_timeout: limits.body_timeout,
+        cancel_payment_deadline: limits.cancel_payment_deadline,
+        cancel_token_deadline: limits.cancel_token_deadline,
+        request_time_skew: limits.request_time_skew,
+    }
 }

@@ -9,33 +9,30 @@ mod material;
 mod scrape;
 mod store;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, task::JoinHandle, time};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use self::{
     core::{Core, watch_cores},
-    material::{Tls, bridge_tls, channel, clients, grpc_tls, identity},
+    material::{bridge_setup, bridge_tls, call_rates, call_room, channel, grpc_tls, permissions},
     scrape::scrape_channel,
 };
 pub use self::{
     error::StartError,
-    material::{check, hash_ring},
+    material::{check, hash_ring, signer},
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use crate::{
     admin::Admin,
-    bridge::{self, Bridge},
+    bridge::{Bridge, Setup},
     config::{PathPrefix, Role, Settings},
     engine::{Engine, HashRing},
-    grpc::{
-        channel::Channel,
-        client,
-        server::{Health, Origin},
-    },
-    layer::budget::Budget,
-    listen::{Bounds, Front, Protocol},
+    grpc::{channel::Channel, client, front::Door, server::Health},
+    layer::{budget::Budget, caller_rate::CallerRates, overload::Overload},
+    listen::{Bodies, Bounds, Front, Protocol, Stop},
 };
 
 /// A service that runs.
@@ -57,16 +54,29 @@ pub struct Running {
 
 /// What listens. The platform's front ends last, so that probes are answered while the others drain.
 struct Fronts {
-    stop: CancellationToken,
-    stop_admin: CancellationToken,
+    stop: Stop,
+    stop_admin: Stop,
     connections: TaskTracker,
     tasks: TaskTracker,
 }
 
+/// What a reload replaces under the requests that run.
+type Live<T> = Arc<ArcSwap<T>>;
+
+fn swapped<T>(shared: Arc<T>) -> Live<T> {
+    Arc::new(ArcSwap::new(shared))
+}
+
+/// The signed JSON front, read but not bound.
+struct Json {
+    setup: Setup,
+    tls: Option<Live<rustls::ServerConfig>>,
+}
+
 /// Where the core is.
 enum Behind {
-    /// In this process.
-    Here(HashRing, Tls),
+    /// In this process, with its own front.
+    Here { ring: HashRing, tls: Option<Live<rustls::ServerConfig>>, door: Door },
     /// Reached over the network.
     Elsewhere(Channel),
 }
@@ -76,13 +86,20 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts what the role says in this process.
 pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartError> {
-    let front = if role.has_bridge() {
-        Some((identity(settings)?, clients(settings)?, bridge_tls(settings)?))
+    let json = if role.has_bridge() {
+        let tls = bridge_tls(settings)?.map(swapped);
+        Some(Json { setup: bridge_setup(settings)?, tls })
     } else {
         None
     };
     let behind = if role.has_core() {
-        Behind::Here(hash_ring(settings)?, grpc_tls(settings)?)
+        let door = Door {
+            permissions: swapped(Arc::new(permissions(settings))),
+            overload: Overload::new(call_room(settings)),
+            rates: CallerRates::new(call_rates(settings)),
+        };
+        let tls = grpc_tls(settings)?.map(swapped);
+        Behind::Here { ring: hash_ring(settings)?, tls, door }
     } else {
         Behind::Elsewhere(channel(settings)?)
     };
@@ -95,21 +112,22 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
 
     // alive, and not ready, while the database is waited for
     let fronts = Fronts {
-        stop: CancellationToken::new(),
-        stop_admin: CancellationToken::new(),
+        stop: Stop::default(),
+        stop_admin: Stop::default(),
         connections: TaskTracker::new(),
         tasks: TaskTracker::new(),
     };
-    let listening = |(listener, _), tls, protocol, connections| Front {
+    let front = |(listener, _), tls, protocol, connections| Front {
         listener,
         tls,
         protocol,
         bounds: bounds(settings),
         connections,
+        bodies: None,
     };
     let probes = Admin::new();
     let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
-    let admin = listening(admin, None, Protocol::Http1, platform);
+    let admin = front(admin, None, Protocol::Http1, platform);
     fronts.tasks.spawn(admin.serve(
         probes.clone().router(),
         fronts.stop_admin.clone(),
@@ -122,17 +140,24 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
 
     let (mut core, mut watch) = (None, None);
     let client = match behind {
-        Behind::Here(ring, tls) => {
+        Behind::Here { ring, tls, door } => {
             let started = Core::start(settings, ring, &probes).await?;
-            let server = started.server(Origin::Network);
-            let (routes, health) = server.routes(started.feed.clone(), settings.grpc.reflection);
+            let server = started.server();
+            let reflection = settings.grpc.reflection;
+            let (calls, health) = server.stack(started.feed.clone(), reflection, door);
             if let Some(grpc) = grpc {
-                let grpc = listening(grpc, tls, Protocol::Http2, connections());
-                fronts.tasks.spawn(grpc.serve(routes, stop.clone(), open.clone()));
+                let mut grpc = front(grpc, tls, Protocol::Http2, connections());
+                // the generated services read a message whole, however long that takes
+                let (all, of_source) =
+                    (limits.body_bytes_in_flight, limits.body_bytes_in_flight_per_source);
+                grpc.bodies = Some(Bodies {
+                    timeout: limits.body_timeout,
+                    bytes: Budget::new(all, of_source),
+                });
+                fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
             }
-            let client = client::Client::in_process(&started.server(Origin::Bridge));
             core = Some((started, health));
-            client
+            client::Client::in_process(&server)
         }
         Behind::Elsewhere(channel) => {
             probes.set_core(false);
@@ -144,12 +169,11 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
             client::Client::over(channel)
         }
     };
-    if let (Some((identity, clients, tls)), Some(bridge)) = (front, bridge) {
+    if let (Some(Json { setup, tls }), Some(bridge)) = (json, bridge) {
         let prefixes: Vec<&str> =
             settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
-        let limits = bridge_limits(settings);
-        let json = Bridge::new(&prefixes, clients, identity, client, limits).router();
-        let bridge = listening(bridge, tls, Protocol::Http1, connections());
+        let json = Bridge::new(&prefixes, setup, client).router();
+        let bridge = front(bridge, tls, Protocol::Http1, connections());
         fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
     }
     if let Some((_, health)) = &core {
@@ -188,9 +212,10 @@ impl Running {
         if let Some((_, health)) = &core {
             health.stopping().await;
         }
+        fronts.stop.soon.cancel();
         time::sleep(drain_delay).await;
 
-        fronts.stop.cancel();
+        fronts.stop.now.cancel();
         if let Some((core, _)) = &core {
             // streams have no end of their own, and must not hold the rest
             core.feed.stop();
@@ -199,7 +224,7 @@ impl Running {
         if time::timeout(grace, fronts.connections.wait()).await.is_err() {
             tracing::warn!("some connections did not end within shutdown.grace and are dropped");
         }
-        fronts.stop_admin.cancel();
+        fronts.stop_admin.now.cancel();
         fronts.tasks.close();
         fronts.tasks.wait().await;
 
@@ -240,20 +265,5 @@ fn bounds(settings: &Settings) -> Bounds {
         idle: limits.idle_timeout,
         write: limits.write_timeout,
         head_bytes: limits.head_bytes,
-    }
-}
-
-fn bridge_limits(settings: &Settings) -> bridge::Limits {
-    let limits = &settings.limits;
-    bridge::Limits {
-        in_flight: limits.max_in_flight,
-        in_flight_per_source: limits.max_in_flight_per_source,
-        body_bytes: limits.body_bytes,
-        body_bytes_in_flight: limits.body_bytes_in_flight,
-        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
-        body_timeout: limits.body_timeout,
-        cancel_payment_deadline: limits.cancel_payment_deadline,
-        cancel_token_deadline: limits.cancel_token_deadline,
-        request_time_skew: limits.request_time_skew,
     }
 }

@@ -4,6 +4,8 @@
 //! that does not compile. Who gets a signature is decided here too, so that nobody can have a text of his choosing
 //! signed: requests and responses share one shape.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header, request::Parts};
 
@@ -52,7 +54,7 @@ fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue
 }
 
 /// The registered client of a request.
-pub fn client<'a>(headers: &HeaderMap, clients: &'a Clients) -> Option<&'a Client> {
+pub fn client<'a>(headers: &HeaderMap, clients: &'a Clients) -> Option<&'a Arc<Client>> {
     clients.get(once(headers, &CLIENT_ID)?.to_str().ok()?)
 }
 
@@ -123,11 +125,12 @@ pub(super) async fn sealed(
         &time,
         response.body(),
     );
-    let signature = cache.header(&time, signed).await;
+    let signature = cache.header(&time, signed).await.inspect_err(|error| {
+        tracing::error!(%error, "an answer could not be signed; the caller is told to ask again");
+    });
     let client = HeaderValue::try_from(address.client.as_str()).ok();
     let (Ok(signature), Some(client), Ok(time)) = (signature, client, HeaderValue::try_from(time))
     else {
-        tracing::error!("an answer could not be signed; the caller is told to ask again");
         return plain(&Reply::of(ResultCode::UnknownException));
     };
     let headers = response.headers_mut();

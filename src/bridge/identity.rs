@@ -1,13 +1,21 @@
 //! Who is who: the clients with their public keys, and our own key that signs.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-
-use super::keys::{Fingerprint, PrivateKey, PublicKey};
-use crate::domain::{
-    id::{AcquirerId, ClientId, PspId},
-    time::Timestamp,
+use super::{
+    front::Api,
+    keys::{Fingerprint, PublicKey},
+    signer::Signer,
+};
+use crate::{
+    domain::{
+        id::{AcquirerId, ClientId, PspId},
+        time::Timestamp,
+    },
+    layer::rate_limit::{Bucket, Rate},
 };
 
 /// Why a set of keys cannot be used.
@@ -28,7 +36,53 @@ pub struct Client {
     pub acquirers: Option<BTreeSet<AcquirerId>>,
     /// Its public keys.
     pub keys: Vec<ClientKey>,
-    rate: DefaultDirectRateLimiter,
+    buckets: Buckets,
+}
+
+/// How many requests a client may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Of all APIs together.
+    pub all: Rate,
+    /// Of cancelPayment, beside that.
+    pub cancel_payment: Option<Rate>,
+    /// Of cancelToken, beside that.
+    pub cancel_token: Option<Rate>,
+}
+
+/// What a client may still do.
+struct Buckets {
+    all: Arc<Bucket>,
+    cancel_payment: Option<Arc<Bucket>>,
+    cancel_token: Option<Arc<Bucket>>,
+}
+
+impl Buckets {
+    fn new(rates: Rates) -> Self {
+        Self {
+            all: Bucket::new(rates.all),
+            cancel_payment: rates.cancel_payment.map(Bucket::new),
+            cancel_token: rates.cancel_token.map(Bucket::new),
+        }
+    }
+
+    /// As far as the rates are the same, what was taken stays taken.
+    fn inherit(&mut self, before: &Self) {
+        let keep = |now: &mut Arc<Bucket>, before: &Arc<Bucket>| {
+            if now.rate() == before.rate() {
+                *now = Arc::clone(before);
+            }
+        };
+        keep(&mut self.all, &before.all);
+        for (now, before) in [
+            (&mut self.cancel_payment, &before.cancel_payment),
+            (&mut self.cancel_token, &before.cancel_token),
+        ] {
+            if let (Some(now), Some(before)) = (now, before) {
+                keep(now, before);
+            }
+        }
+    }
 }
 
 /// A public key of a client.
@@ -48,15 +102,15 @@ impl ClientKey {
 }
 
 impl Client {
-    /// A client with its rate.
+    /// A client with its rates.
     pub fn new(
         id: ClientId,
         psps: Option<BTreeSet<PspId>>,
         acquirers: Option<BTreeSet<AcquirerId>>,
         keys: Vec<ClientKey>,
-        rate: Quota,
+        rates: Rates,
     ) -> Self {
-        Self { id, psps, acquirers, keys, rate: RateLimiter::direct(rate) }
+        Self { id, psps, acquirers, keys, buckets: Buckets::new(rates) }
     }
 
     /// The keys that may have made a signature: the one of that version, or, without a version, every active one.
@@ -75,14 +129,18 @@ impl Client {
         psp && self.acquirers.as_ref().is_none_or(|acquirers| acquirers.contains(acquirer))
     }
 
-    /// Counts a request; `false` if there were too many.
-    pub fn within_rate(&self) -> bool {
-        self.rate.check().is_ok()
+    /// What a request takes one from each of.
+    pub(super) fn buckets(&self, api: Api) -> impl Iterator<Item = &Bucket> {
+        let of_api = match api {
+            Api::CancelPayment => &self.buckets.cancel_payment,
+            Api::CancelToken => &self.buckets.cancel_token,
+        };
+        of_api.iter().chain([&self.buckets.all]).map(|bucket| &**bucket)
     }
 }
 
 /// Every client, by id.
-pub struct Clients(HashMap<Box<str>, Client>);
+pub struct Clients(HashMap<Box<str>, Arc<Client>>);
 
 impl Clients {
     /// Refuses one public key for two clients.
@@ -97,11 +155,24 @@ impl Clients {
                 }
             }
         }
-        Ok(Self(clients.into_iter().map(|client| (client.id.as_str().into(), client)).collect()))
+        let by_id = |client: Client| (client.id.as_str().into(), Arc::new(client));
+        Ok(Self(clients.into_iter().map(by_id).collect()))
+    }
+
+    /// What each client took, as far as its rates are the same.
+    #[must_use]
+    pub(super) fn inheriting(self, before: &Self) -> Self {
+        let inherit = |(id, mut client): (Box<str>, Arc<Client>)| {
+            if let (Some(client), Some(before)) = (Arc::get_mut(&mut client), before.get(&id)) {
+                client.buckets.inherit(&before.buckets);
+            }
+            (id, client)
+        };
+        Self(self.0.into_iter().map(inherit).collect())
     }
 
     /// The client of this id.
-    pub fn get(&self, id: &str) -> Option<&Client> {
+    pub fn get(&self, id: &str) -> Option<&Arc<Client>> {
         self.0.get(id)
     }
 }
@@ -110,6 +181,6 @@ impl Clients {
 pub struct Identity {
     /// Our `keyVersion`.
     pub version: String,
-    /// The key.
-    pub key: PrivateKey,
+    /// What signs under it.
+    pub signer: Arc<dyn Signer>,
 }

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::domain::{id::PassThroughInfo, result::ResultCode};
+use crate::{
+    domain::{id::PassThroughInfo, result::ResultCode},
+    layer::{Refusal, Refuse},
+};
 
 /// Longest `resultMessage`, in characters. Source: Alipay+ API reference, `resultMessage`.
 const MESSAGE_CHARS_MAX: usize = 256;
@@ -47,6 +50,16 @@ impl Reply {
             pass_through_info: self.pass_through_info.as_ref().map(PassThroughInfo::as_str),
         };
         serde_json::to_vec(&body).expect("texts are always JSON")
+    }
+}
+
+impl Refuse for Reply {
+    fn refuse(refusal: Refusal) -> Self {
+        Self::of(match refusal {
+            Refusal::Busy | Refusal::OverRate { .. } => ResultCode::RequestTrafficExceedLimit,
+            Refusal::NotAllowed => ResultCode::AccessDenied,
+            Refusal::OutOfTime | Refusal::Panicked => ResultCode::UnknownException,
+        })
     }
 }
 

@@ -136,6 +136,11 @@ impl Settings {
                 say(["limits.body_bytes", &format!("limits.{name}")], text);
             }
         }
+        if !self.grpc.callers.is_empty() && self.grpc.tls.is_none() {
+            let text =
+                "callers prove who they are by certificate, so `grpc.tls` must be set".to_owned();
+            say(["grpc.callers.0.sans", "grpc.listen"], text);
+        }
         let listeners = [
             ("grpc.listen", self.grpc.listen, role.has_core()),
             ("bridge.listen", self.bridge.listen, role.has_bridge()),
@@ -227,6 +232,16 @@ impl Loaded {
         ] {
             let text = "a bridge has no use for the core's secrets: keep them off this machine";
             warn(setting, !core && is_set, text.to_owned());
+        }
+        for (index, caller) in grpc.callers.iter().enumerate() {
+            let let_in = grpc.tls.as_ref().map_or(&[][..], |tls| &tls.allowed_sans);
+            let known = caller.sans.iter().any(|san| let_in.contains(san));
+            warn(
+                &format!("grpc.callers.{index}.sans"),
+                core && !let_in.is_empty() && !known,
+                "none of them is in `grpc.tls.allowed_sans`, so who has no other name cannot connect"
+                    .to_owned(),
+            );
         }
         let now = now();
         for (index, client) in clients.iter().enumerate() {

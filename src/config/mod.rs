@@ -33,6 +33,7 @@ use crate::domain::{
 mod cores;
 mod error;
 mod load;
+mod methods;
 mod overlay;
 mod print;
 mod read;
@@ -45,6 +46,7 @@ mod values;
 pub use cores::{Core, CoreAddress};
 pub use error::{ConfigError, Problem};
 pub use load::Loaded;
+pub use methods::MethodPattern;
 pub use overlay::{ENVIRONMENT_PREFIX, environment};
 pub use role::Role;
 pub use tree::Origin;
@@ -53,7 +55,7 @@ pub use values::{Allowed, DatabaseUrl, Durability, KeyState, LogFormat, PathPref
 use read::{at_least_one, if_set, section, within};
 use rules::{
     all_sampled, client_keys, distinct_clients, distinct_consumers, distinct_prefixes, filled,
-    not_exported, one_active,
+    key_id, named, names, not_exported, signing_keys,
 };
 use values::{key_version, log_directive};
 
@@ -107,6 +109,41 @@ section! {
         tls: Option<GrpcTls>;
         /// Whether the reflection service answers.
         reflection: bool = "true";
+        /// Who may call what, by certificate. None: whoever is let in may call everything.
+        callers: Vec<Caller>;
+        /// How many calls each caller may make. None: as many as there is room for.
+        rates: Vec<CallRate>;
+        /// Calls at once.
+        max_in_flight: usize = "4096" where within(1, MANY);
+        /// Calls at once of one address, and of one caller at it.
+        max_in_flight_per_caller: usize = "2048" where within(1, MANY);
+    }
+}
+
+section! {
+    /// `[[grpc.rates]]`: how many calls of some methods together each caller may make. All that fit count.
+    CallRate {
+        /// Subject alternative names (DNS or URI) of the callers; empty: everybody. Each is counted apart.
+        sans: Vec<String> = "" where filled();
+        /// `Service/Method`, `Service/*` or `*`.
+        methods: Vec<MethodPattern> where at_least_one("a rate of no method counts nothing");
+        /// Calls a second, on average.
+        per_second: NonZeroU32;
+        /// Calls at once.
+        burst: NonZeroU32;
+    }
+}
+
+section! {
+    /// `[[grpc.callers]]`: what whoever has one of these names may call. Several that fit add up; whom none fits may call
+    /// nothing but health and reflection.
+    Caller {
+        /// Subject alternative names (DNS or URI), exactly as they stand in certificates.
+        sans: Vec<String> where names();
+        /// `Service/Method`, `Service/*` or `*`.
+        methods: Vec<MethodPattern> where at_least_one("a caller that may call nothing needs no row");
+        /// Whether it is a bridge of ours on another machine: only from one is it believed which client of Alipay+'s asks.
+        bridge: bool = "false";
     }
 }
 
@@ -205,7 +242,7 @@ section! {
     /// `[identity]`
     Identity {
         /// The keys that sign our answers.
-        keys: Vec<IdentityKey> where one_active().of_bridges();
+        keys: Vec<IdentityKey> where signing_keys().of_bridges();
     }
 }
 
@@ -214,10 +251,30 @@ section! {
     IdentityKey {
         /// What `keyVersion` says of it; 1 to 64 of `[A-Za-z0-9_.-]`, unique.
         version: String where key_version();
-        /// The private key, PEM or base64; RSA of 2048 bits or more.
-        file: PathBuf;
+        /// The private key, PEM or base64; RSA of 2048 bits or more. Either this or `pkcs11`.
+        file: Option<PathBuf>;
+        /// A key that stays in its token.
+        pkcs11: Option<Pkcs11>;
         /// Exactly one is active.
         state: KeyState = "active";
+    }
+}
+
+section! {
+    /// `[identity.keys.pkcs11]`: an RSA key of 2048 bits or more in an HSM, a smart card or SoftHSM.
+    Pkcs11 {
+        /// The vendor's PKCS#11 library.
+        module: PathBuf;
+        /// The token's label.
+        token_label: String where named();
+        /// The key's label (`CKA_LABEL`). Either this or `key_id`.
+        key_label: Option<String> where if_set(named());
+        /// The key's id (`CKA_ID`), in hex.
+        key_id: Option<String> where if_set(key_id());
+        /// The user's PIN, a line of text.
+        pin_file: PathBuf;
+        /// Sessions at once, and so signatures.
+        sessions: usize = "4" where within(1, 256);
     }
 }
 
@@ -254,8 +311,12 @@ section! {
         psp_ids: Allowed<PspId>;
         /// The acquirers that it may act for; `["*"]` is any.
         acquirer_ids: Allowed<AcquirerId> = "*";
-        /// How many requests it may make.
+        /// How many requests it may make, of all APIs together.
         rate: Rate;
+        /// How many cancelPayment beside that. Unset: as many as `rate` allows.
+        cancel_payment_rate: Option<Quota>;
+        /// How many cancelToken beside that. Unset: as many as `rate` allows.
+        cancel_token_rate: Option<Quota>;
         /// How many payments it may cancel that nobody told us of: each leaves a tombstone for ever. Unset: as many as
         /// its rate allows.
         tombstones: Option<Quota>;
@@ -275,7 +336,17 @@ section! {
 }
 
 section! {
-    /// `[clients.tombstones]`
+    /// `[limits.unproven_per_source]`
+    UnprovenRate {
+        /// Requests a second, on average.
+        per_second: NonZeroU32 = "1000";
+        /// Requests at once.
+        burst: NonZeroU32 = "10000";
+    }
+}
+
+section! {
+    /// `[clients.tombstones]`, `[clients.cancel_payment_rate]`, `[clients.cancel_token_rate]`
     Quota {
         /// How many a second, on average.
         per_second: NonZeroU32;
@@ -302,7 +373,17 @@ section! {
         /// Requests at once.
         max_in_flight: usize = "4096" where within(1, MANY);
         /// Requests at once from one address.
-        max_in_flight_per_source: usize = "1024" where within(1, MANY);
+        max_in_flight_per_source: usize = "2048" where within(1, MANY);
+        /// Requests at once of one client at one address, so that one client's flood leaves room for another's.
+        max_in_flight_per_client: usize = "1024" where within(1, MANY);
+        /// Requests of one address that prove nothing: no client, or a signature that does not verify. Beyond it, what
+        /// comes from there is turned away before any RSA work, for as long.
+        unproven_per_source: UnprovenRate;
+        /// Proxies in front that add to `X-Forwarded-For` whom they see: the address of a request is that many from the
+        /// right. 0: its connection's.
+        trusted_proxies: usize = "0" where within(0, 16);
+        /// Replicas that share the rates of clients and callers: each takes its part, rounded up.
+        replicas: NonZeroU32 = "1";
         /// Longest body, in bytes. A legal request can have 240 KB, its `passThroughInfo` being escaped.
         body_bytes: usize = "524288" where within(1024, BYTES);
         /// Bytes of all bodies at once.

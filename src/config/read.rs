@@ -147,6 +147,11 @@ impl<T> Check<T> {
         Self { expected: Some(expected), refuse: Box::new(refuse), of: |_| true }
     }
 
+    /// What is wrong with a value, if anything.
+    pub(super) fn why_not(&self, value: &T) -> Option<String> {
+        (self.refuse)(value)
+    }
+
     /// A rule that says what is wrong.
     pub(super) fn refuse(refuse: impl Fn(&T) -> Option<String> + 'static) -> Self {
         Self { expected: None, refuse: Box::new(refuse), of: |_| true }

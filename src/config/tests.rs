@@ -73,7 +73,14 @@ fn two_settings_are_enough_and_the_rest_has_defaults() {
         limits,
         Limits {
             max_in_flight: 4096,
-            max_in_flight_per_source: 1024,
+            max_in_flight_per_source: 2048,
+            max_in_flight_per_client: 1024,
+            unproven_per_source: UnprovenRate {
+                per_second: NonZeroU32::new(1000).unwrap(),
+                burst: NonZeroU32::new(10_000).unwrap(),
+            },
+            trusted_proxies: 0,
+            replicas: NonZeroU32::MIN,
             body_bytes: 524_288,
             body_bytes_in_flight: 67_108_864,
             body_bytes_in_flight_per_source: 16_777_216,
@@ -121,8 +128,8 @@ fn an_unknown_key_names_its_line_and_what_was_probably_meant() {
         ),
         ("[brigde]\n", "x.toml:6: brigde: no such setting; did you mean `bridge`?"),
         (
-            "[grpc]\nmax_in_flight = 1",
-            "x.toml:7: grpc.max_in_flight: no such setting; did you mean `limits.max_in_flight`?",
+            "[grpc]\nhead_bytes = 1",
+            "x.toml:7: grpc.head_bytes: no such setting; did you mean `limits.head_bytes`?",
         ),
         (
             "[feed]\nzzz = 1",
@@ -138,7 +145,7 @@ fn an_unknown_key_names_its_line_and_what_was_probably_meant() {
         ),
         (
             "\"a\\nb\" = 1\n[grpc]",
-            "x.toml:6: identity.keys.0.\"a\\u000Ab\": no such setting; known here: `version`, `file`, `state`",
+            "x.toml:6: identity.keys.0.\"a\\u000Ab\": no such setting; known here: `version`, `file`, `pkcs11`, `state`",
         ),
     ] {
         assert_eq!(wrong(more), message);
@@ -285,6 +292,36 @@ fn what_must_be_set_is_asked_for_where_it_belongs() {
     );
     let none = load("tokens.hash_key_files = []", &[], &[]).unwrap_err().to_string();
     assert!(none.contains("x.toml:1: tokens.hash_key_files: expected at least one"), "{none}");
+}
+
+#[test]
+fn a_signing_key_is_in_a_file_or_in_a_token_and_has_one_name_there() {
+    let key =
+        |place: &str| format!("[[identity.keys]]\nversion = \"2\"\nstate = \"staged\"\n{place}\n");
+    let token = |name: &str| {
+        let rest = "module = \"m.so\", token_label = \"t\", pin_file = \"p\"";
+        key(&format!("pkcs11 = {{ {rest}, {name} }}"))
+    };
+    for name in ["key_label = \"k\"", "key_id = \"0aFF\""] {
+        let loaded = with(&token(name));
+        let names: Vec<_> = loaded.files().map(|(setting, _)| setting).collect();
+        assert!(names.contains(&"identity.keys.1.pkcs11.pin_file".to_owned()), "{names:?}");
+    }
+    for (more, part) in [
+        (key(""), "key `2` is nowhere: set `file`, or `pkcs11`"),
+        (token("key_label = \"k\"") + "file = \"f\"", "key `2` has both `file` and `pkcs11`"),
+        (token("sessions = 2"), "set `pkcs11.key_label` or `pkcs11.key_id`"),
+        (
+            token("key_label = \"k\", key_id = \"01\""),
+            "both `pkcs11.key_label` and `pkcs11.key_id`",
+        ),
+        (token("key_id = \"1\""), "identity.keys.1.pkcs11.key_id: expected bytes in hex"),
+        (token("key_label = \"\""), "identity.keys.1.pkcs11.key_label: expected a text"),
+        (token("key_label = \"k\", pin = \"1\""), "identity.keys.1.pkcs11.pin: no such setting"),
+    ] {
+        let wrong = wrong(&more);
+        assert!(wrong.contains(part), "{part}: {wrong}");
+    }
 }
 
 #[test]

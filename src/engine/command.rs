@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Quota, hash_ring::HashRing, working::Working};
+use super::{hash_ring::HashRing, working::Working};
 use crate::{
     domain::{
         Alarm, Asked,
@@ -20,6 +20,7 @@ use crate::{
         time::Timestamp,
         token::{self, TokenKind},
     },
+    layer::rate_limit::Bucket,
     store::Wanted,
 };
 
@@ -58,19 +59,19 @@ pub(super) struct QuotedCancelPayment {
 /// A client's quota of tombstones, of which a command takes at most one, however often it is decided.
 pub(super) struct Tombstone {
     /// Absent for whoever has none.
-    quota: Option<Arc<Quota>>,
+    quota: Option<Arc<Bucket>>,
     taken: OnceLock<bool>,
 }
 
 impl Tombstone {
-    pub(super) const fn of(quota: Option<Arc<Quota>>) -> Self {
+    pub(super) const fn of(quota: Option<Arc<Bucket>>) -> Self {
         Self { quota, taken: OnceLock::new() }
     }
 
     /// Takes one, where the command would leave a tombstone.
     fn allowed(&self, known: bool, asked: &Asked) -> bool {
         let Some(quota) = &self.quota else { return true };
-        known || asked.onboarding || *self.taken.get_or_init(|| quota.check().is_ok())
+        known || asked.onboarding || *self.taken.get_or_init(|| quota.take().is_ok())
     }
 }
 
@@ -222,7 +223,7 @@ pub struct CancelToken {
 }
 
 impl CancelToken {
-    pub(super) fn hashed(self, hashes: &HashRing, quota: Option<Arc<Quota>>) -> HashedCancelToken {
+    pub(super) fn hashed(self, hashes: &HashRing, quota: Option<Arc<Bucket>>) -> HashedCancelToken {
         let keys = hashes.keys(&self.psp, &self.token);
         HashedCancelToken {
             keys,

@@ -21,8 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
-use governor::DefaultDirectRateLimiter;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::{JoinHandle, JoinSet},
@@ -57,6 +57,7 @@ use crate::{
         time::Timestamp,
     },
     feed::Wake,
+    layer::rate_limit::Bucket,
     store::{self, Backlog, Outstanding, OutstandingPayment, Standing, StandingChange, Store},
 };
 
@@ -148,17 +149,14 @@ impl Counters {
     }
 }
 
-/// How much of something there may be at a time.
-pub type Quota = DefaultDirectRateLimiter;
-
 /// How many tombstones each client may leave; who is not in it may leave any number.
-pub type Tombstones = HashMap<ClientId, Arc<Quota>>;
+pub type Tombstones = HashMap<ClientId, Arc<Bucket>>;
 
 /// The engine's handle; clones share the workers.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
-    tombstones: Arc<Tombstones>,
+    tombstones: Arc<ArcSwap<Tombstones>>,
 }
 
 struct Inner {
@@ -219,10 +217,16 @@ impl Engine {
         )
     }
 
-    /// The same engine, with quotas of tombstones.
-    #[must_use]
-    pub fn with_tombstones(self, tombstones: Tombstones) -> Self {
-        Self { tombstones: Arc::new(tombstones), ..self }
+    /// Other quotas of tombstones from now on, for every clone of this handle. What was taken stays taken, as far as a
+    /// client's quota is the same.
+    pub fn set_tombstones(&self, mut tombstones: Tombstones) {
+        let before = self.tombstones.load();
+        for (client, now) in &mut tombstones {
+            if let Some(before) = before.get(client).filter(|before| before.rate() == now.rate()) {
+                *now = Arc::clone(before);
+            }
+        }
+        self.tombstones.store(Arc::new(tombstones));
     }
 
     /// What is counted; outlives the engine.
@@ -372,8 +376,8 @@ impl Engine {
         Ok((backlog, first))
     }
 
-    fn quota(&self, caller: &Caller) -> Option<Arc<Quota>> {
-        self.tombstones.get(caller.client.as_ref()?).cloned()
+    fn quota(&self, caller: &Caller) -> Option<Arc<Bucket>> {
+        self.tombstones.load().get(caller.client.as_ref()?).cloned()
     }
 
     async fn decide<C: Command>(

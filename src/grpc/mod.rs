@@ -8,6 +8,7 @@ pub mod channel;
 pub mod client;
 mod convert;
 pub mod follower;
+pub mod front;
 pub mod importer;
 pub mod server;
 mod status;

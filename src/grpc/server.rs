@@ -8,7 +8,9 @@ mod feed;
 mod import;
 
 use super::{
-    CLIENT_ID, IMPORT_BYTES_MAX, TRACEPARENT, convert, status,
+    CLIENT_ID, IMPORT_BYTES_MAX, TRACEPARENT, convert,
+    front::{Door, Stack},
+    status,
     wire::{
         self, cancel_service_server::CancelServiceServer, feed_service_server::FeedServiceServer,
         import_service_server::ImportServiceServer, payment_service_server::PaymentServiceServer,
@@ -33,21 +35,11 @@ pub struct Deadlines {
     pub other: Duration,
 }
 
-/// Where calls come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The bridge in this process: it says which client of Alipay+'s asks.
-    Bridge,
-    /// The network: nobody's word for who asks on behalf of Alipay+.
-    Network,
-}
-
 /// What each service holds.
 #[derive(Clone)]
 pub struct Server {
     engine: Engine,
     deadlines: Deadlines,
-    origin: Origin,
 }
 
 /// One service of gRPC's own to answer health.
@@ -85,16 +77,22 @@ const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 impl Server {
     /// The services over an engine.
-    pub fn new(engine: Engine, deadlines: Deadlines, origin: Origin) -> Self {
-        Self { engine, deadlines, origin }
+    pub fn new(engine: Engine, deadlines: Deadlines) -> Self {
+        Self { engine, deadlines }
     }
 
     pub(super) fn cancel_service(&self) -> CancelServiceServer<Self> {
         CancelServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// All services as routes by path, with health per service and, if asked for, reflection.
-    pub fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {
+    /// What the network may call, behind its door: all services as routes by path, with health per service and, if asked
+    /// for, reflection.
+    pub fn stack(&self, feed: Feed, reflection: bool, door: Door) -> (Stack, Health) {
+        let (routes, health) = self.routes(feed, reflection);
+        (door.before(routes), health)
+    }
+
+    fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {
         let (reporter, health) = tonic_health::server::health_reporter();
         let payments =
             PaymentServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -127,10 +125,8 @@ impl Server {
     fn caller(&self, metadata: &MetadataMap, default: Duration) -> Caller {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
         let wait = text("grpc-timeout").and_then(deadline::parse).unwrap_or(default);
-        let client = match self.origin {
-            Origin::Bridge => text(CLIENT_ID).and_then(ClientId::parse),
-            Origin::Network => None,
-        };
+        // on its way here it was taken off, unless a bridge says it
+        let client = text(CLIENT_ID).and_then(ClientId::parse);
         let trace = Some(TraceContext::of(text(TRACEPARENT)).trace);
         Caller { deadline: Instant::now() + wait, client, trace }
     }

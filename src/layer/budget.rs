@@ -28,16 +28,28 @@ impl From<IpAddr> for Source {
     }
 }
 
+impl Source {
+    /// Something else that has a share of its own, told from others by a hash.
+    pub fn of(hash: u64) -> Self {
+        Self(hash)
+    }
+
+    /// What tells it from others.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// What there is to take from.
 #[derive(Debug)]
 pub struct Budget {
-    total_max: usize,
-    source_max: usize,
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
+    total_max: usize,
+    source_max: usize,
     total: usize,
     by_source: HashMap<Source, usize>,
 }
@@ -54,7 +66,14 @@ pub struct Share {
 impl Budget {
     /// At most `total_max` in all, and `source_max` for each source.
     pub fn new(total_max: usize, source_max: usize) -> Arc<Self> {
-        Arc::new(Self { total_max, source_max, taken: Mutex::default() })
+        let taken = Taken { total_max, source_max, ..Taken::default() };
+        Arc::new(Self { taken: Mutex::new(taken) })
+    }
+
+    /// Another size from now on; what is taken stays taken.
+    pub fn resize(&self, total_max: usize, source_max: usize) {
+        let mut taken = self.taken();
+        (taken.total_max, taken.source_max) = (total_max, source_max);
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -71,6 +90,11 @@ impl Budget {
     pub fn in_use(&self) -> usize {
         self.taken().total
     }
+
+    /// How much there is in all.
+    pub fn total_max(&self) -> usize {
+        self.taken().total_max
+    }
 }
 
 impl Share {
@@ -80,7 +104,7 @@ impl Share {
         let total = taken.total.saturating_add(more);
         let of_source =
             taken.by_source.get(&self.source).copied().unwrap_or(0).saturating_add(more);
-        if total > self.budget.total_max || of_source > self.budget.source_max {
+        if total > taken.total_max || of_source > taken.source_max {
             return false;
         }
         taken.total = total;

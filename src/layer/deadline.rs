@@ -1,8 +1,88 @@
-//! How long a caller waits, as gRPC says it: the `grpc-timeout` header.
+//! How long a request may take: the layer that ends it, and how gRPC's callers say it (the `grpc-timeout` header).
 //!
-//! tonic reads it too, but ends such a call as CANCELLED; ours ends as DEADLINE_EXCEEDED, where the wait is.
+//! tonic reads that too, but ends such a call as CANCELLED; ours ends as DEADLINE_EXCEEDED, where the wait is.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep_until};
+use tower::{Layer, Service};
+
+use super::{Refusal, Refuse};
+
+/// A request whose answer is due.
+pub trait Timed {
+    /// When nobody waits for its answer any more.
+    fn deadline(&self) -> Instant;
+}
+
+/// The layer.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadlineLayer;
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = Deadline<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Deadline(inner)
+    }
+}
+
+/// The service.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline<S>(S);
+
+impl<S, R> Service<R> for Deadline<S>
+where
+    R: Timed,
+    S: Service<R>,
+    S::Response: Refuse,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Timely<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let end = sleep_until(request.deadline().into());
+        Timely { answering: self.0.call(request), end }
+    }
+}
+
+pin_project! {
+    /// An answer in time.
+    #[derive(Debug)]
+    pub struct Timely<F> {
+        #[pin]
+        answering: F,
+        #[pin]
+        end: Sleep,
+    }
+}
+
+impl<F, A, E> Future for Timely<F>
+where
+    F: Future<Output = Result<A, E>>,
+    A: Refuse,
+{
+    type Output = Result<A, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // an answer that is there counts, however late it is looked at
+        if let Poll::Ready(answer) = this.answering.poll(context) {
+            return Poll::Ready(answer);
+        }
+        this.end.poll(context).map(|()| Ok(A::refuse(Refusal::OutOfTime)))
+    }
+}
 
 /// Longest wait that is honoured: a caller that asks for more gets this.
 pub const LONGEST: Duration = Duration::from_mins(1);

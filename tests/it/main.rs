@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod attacks;
 mod both_fronts;
 mod check_order;
 mod cli;
@@ -30,9 +31,12 @@ mod grpc_front;
 mod harness_works;
 mod history;
 mod hostile_json;
+mod hsm;
 mod http_front;
 mod import;
 mod layering;
+mod limits;
+mod mtls;
 mod oracle;
 mod postgres;
 mod properties;

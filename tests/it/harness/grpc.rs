@@ -5,8 +5,10 @@ use std::{net::SocketAddr, time::SystemTime};
 use tokio::runtime::{Builder, Runtime};
 use tonic::{
     Status,
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+
+use super::pki::Issued;
 
 /// The contract, compiled for these tests.
 pub mod wire {
@@ -78,6 +80,19 @@ impl Grpc {
     }
 
     fn over(runtime: Runtime, endpoint: &Endpoint) -> Self {
+        let channel = runtime.block_on(async { endpoint.connect_lazy() });
+        Self { runtime, channel }
+    }
+
+    /// The same over TLS, trusting this authority, with a certificate or none.
+    pub fn over_tls(address: SocketAddr, ca: &str, issued: Option<&Issued>) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        if let Some(issued) = issued {
+            tls = tls.identity(Identity::from_pem(&issued.cert, &issued.key));
+        }
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).expect("an address");
+        let endpoint = endpoint.tls_config(tls).expect("a TLS set-up");
         let channel = runtime.block_on(async { endpoint.connect_lazy() });
         Self { runtime, channel }
     }

@@ -4,10 +4,13 @@
 
 pub mod fake_core;
 pub mod grpc;
+pub mod h2;
 pub mod json;
 pub mod pair;
+pub mod pki;
 pub mod postgres;
 pub mod service;
+pub mod softhsm;
 pub mod vectors;
 
 use std::{

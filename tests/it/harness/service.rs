@@ -79,6 +79,8 @@ pub struct Options {
     pub toml: String,
     /// `--set` arguments, as `limits.batch=1`; `clients.0` is [`CLIENT_ID`], `clients.1` is [`OTHER_CLIENT`].
     pub set: Vec<String>,
+    /// Environment variables of the process.
+    pub env: Vec<(String, String)>,
 }
 
 impl Options {
@@ -132,6 +134,7 @@ impl Process {
             command.args(["--set", setting]);
         }
         let child = command
+            .envs(options.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.expect("a log file"))
@@ -361,6 +364,7 @@ impl Service {
     pub fn import_complete(&self) {
         let settings = self.settings();
         let mut import = command(&["import", "complete", "--config", settings.to_str().unwrap()]);
+        import.envs(self.options.env.iter().cloned());
         // it has no --set, and has to find the store as it was made
         for setting in self.options.set.iter().filter(|setting| setting.starts_with("store.")) {
             let (name, value) = setting.split_once('=').expect("a name and a value");

@@ -1,0 +1,216 @@
+//! One request on its way in: what its head says, and what became of it so far.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use axum::body::Body;
+use http::{HeaderMap, Method, Request, request::Parts};
+
+use super::{
+    envelope::{self, Address, Verified},
+    front::{Api, Bridge, Setup},
+    identity::Client,
+};
+use crate::{
+    layer::{
+        budget::Source,
+        deadline::Timed,
+        overload::Sourced,
+        rate_limit::{Bucket, Limited},
+    },
+    listen::Peer,
+};
+
+/// A request of which only the head was read.
+pub(super) struct Exchange {
+    pub(super) parts: Parts,
+    /// Path and query exactly as received.
+    pub(super) target: Box<str>,
+    pub(super) api: Option<Api>,
+    /// The registered client that it names.
+    pub(super) client: Option<Arc<Client>>,
+    /// The setup that it found.
+    pub(super) setup: Arc<Setup>,
+    /// When its answer is due.
+    pub(super) deadline: Instant,
+    source: Source,
+    served: bool,
+    proven: AtomicBool,
+    body: Mutex<Option<Body>>,
+}
+
+/// A request whose signature verified.
+pub(super) struct Proven {
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) api: Api,
+    pub(super) client: Arc<Client>,
+    pub(super) body: Verified,
+}
+
+impl Exchange {
+    pub(super) fn new(bridge: &Bridge, request: Request<Body>) -> Self {
+        let arrived = Instant::now();
+        let (parts, body) = request.into_parts();
+        let setup = bridge.setup.load_full();
+        let target: Box<str> =
+            parts.uri.path_and_query().map_or("", |target| target.as_str()).into();
+        // a query is signed for, but does not tell APIs apart
+        let path = target.split_once('?').map_or(&*target, |(path, _)| path);
+        let api = bridge.paths.get(path).copied();
+        let wait = match api {
+            Some(Api::CancelPayment) => setup.limits.cancel_payment_deadline,
+            Some(Api::CancelToken) | None => setup.limits.cancel_token_deadline,
+        };
+        let peer = parts
+            .extensions
+            .get::<Peer>()
+            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let source = forwarded_for(&parts.headers, setup.limits.trusted_proxies).unwrap_or(peer);
+        Self {
+            api,
+            client: envelope::client(&parts.headers, &setup.clients).cloned(),
+            deadline: arrived + wait,
+            source: source.into(),
+            served: bridge.paths.contains_key(&*target),
+            proven: AtomicBool::new(false),
+            body: Mutex::new(Some(body)),
+            parts,
+            target,
+            setup,
+        }
+    }
+
+    /// Whom an answer is signed for: whoever has proven to be a client; and before that, whoever names one, on what
+    /// nobody but us chose: POST, a served path, no query.
+    pub(super) fn address(&self) -> Option<Address> {
+        let ours = self.parts.method == Method::POST && self.served;
+        let client = self.client.as_ref().filter(|_| self.is_proven() || ours)?;
+        Some(Address {
+            method: self.parts.method.clone(),
+            target: self.target.clone(),
+            client: client.id.clone(),
+        })
+    }
+
+    /// Whether its signature verified.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_proven(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// The body, as long as nobody has read all of it.
+    pub(super) fn lend_body(&self) -> Lent<'_> {
+        Lent { body: self.take_body(), exchange: self }
+    }
+
+    /// What is left of the body.
+    pub(super) fn take_body(&self) -> Option<Body> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A body that is being read. Given up half-way, it is there again for whoever has to read it away.
+pub(super) struct Lent<'a> {
+    exchange: &'a Exchange,
+    body: Option<Body>,
+}
+
+impl Lent<'_> {
+    pub(super) fn body(&mut self) -> Option<&mut Body> {
+        self.body.as_mut()
+    }
+
+    /// All of it was read.
+    pub(super) fn finish(mut self) {
+        self.body = None;
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            *self.exchange.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
+}
+
+impl Sourced for Arc<Exchange> {
+    fn source(&self) -> Source {
+        self.source
+    }
+
+    fn claims(&self) -> Option<&str> {
+        self.client.as_ref().map(|client| client.id.as_str())
+    }
+}
+
+impl Timed for Arc<Exchange> {
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+impl Limited for Arc<Exchange> {
+    fn buckets(&self) -> impl Iterator<Item = &Bucket> {
+        let both = self.client.as_ref().zip(self.api);
+        both.into_iter().flat_map(|(client, api)| client.buckets(api))
+    }
+}
+
+impl Limited for Proven {
+    fn buckets(&self) -> impl Iterator<Item = &Bucket> {
+        self.client.buckets(self.api)
+    }
+}
+
+/// Where a request came from, as the outermost of so many proxies of ours saw it: each adds the address that it sees at
+/// the end of `X-Forwarded-For`, so that what stands further to the left is anybody's word.
+fn forwarded_for(headers: &HeaderMap, trusted_proxies: usize) -> Option<IpAddr> {
+    let nth = trusted_proxies.checked_sub(1)?;
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    let addresses = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+    address(addresses.map(str::trim).nth(nth)?)
+}
+
+/// An address, with a port or without.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse().ok().map(|address: std::net::SocketAddr| address.ip());
+    bare.parse().ok().or_else(with_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(trusted: usize, lines: &[&str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append("x-forwarded-for", line.parse().unwrap());
+        }
+        forwarded_for(&headers, trusted).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn a_source_is_what_the_outermost_trusted_proxy_saw() {
+        let lines = ["203.0.113.9, 192.0.2.1", "198.51.100.7:4711, 10.0.0.1"];
+        assert_eq!(source(0, &lines), None, "nobody's word is taken");
+        assert_eq!(source(1, &lines).as_deref(), Some("10.0.0.1"));
+        assert_eq!(source(2, &lines).as_deref(), Some("198.51.100.7"));
+        assert_eq!(source(3, &lines).as_deref(), Some("192.0.2.1"));
+        assert_eq!(source(5, &lines), None, "fewer than there should be");
+        assert_eq!(source(1, &[]), None);
+        assert_eq!(source(1, &["unknown"]), None);
+        assert_eq!(source(1, &["[2001:db8::1]"]).as_deref(), Some("2001:db8::1"));
+        assert_eq!(source(1, &["[2001:db8::1]:80"]).as_deref(), Some("2001:db8::1"));
+    }
+}

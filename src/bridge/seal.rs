@@ -1,0 +1,135 @@
+//! The outermost layer: HTTP comes in and becomes an [`Exchange`]; a reply goes out as a signed response.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use tokio::time;
+use tower::{Layer, Service};
+
+use super::{envelope, exchange::Exchange, front::Bridge, proof::now, reply::Reply};
+use crate::{domain::result::ResultStatus, layer::overload::Sourced as _};
+
+/// Longest remainder of a refused body that is read away within the answer, so that its connection stays, in bytes: of
+/// what is turned away under load, a connection made anew would cost more than all else.
+const AWAY_BYTES: u64 = 64 * 1024;
+/// Longest remainder that is read and thrown away so that the peer gets to read the answer, in bytes.
+const DRAIN_BYTES: usize = 32 * 1024 * 1024;
+/// And the longest time for it.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// The layer.
+#[derive(Clone)]
+pub(super) struct SealLayer(pub(super) Bridge);
+
+impl<S> Layer<S> for SealLayer {
+    type Service = Seal<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Seal { bridge: self.0.clone(), inner }
+    }
+}
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct Seal<S> {
+    bridge: Bridge,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Seal<S>
+where
+    S: Service<Arc<Exchange>, Response = Reply, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if request.method() == Method::CONNECT {
+            // no request for a resource: 200 would say that a tunnel is open
+            return std::future::ready(Ok(refuse_tunnel())).boxed();
+        }
+        let exchange = Arc::new(Exchange::new(&self.bridge, request));
+        let answering = self.inner.call(Arc::clone(&exchange));
+        let unproven = self.bridge.unproven.clone();
+        Box::pin(async move {
+            let Ok(reply) = answering.await;
+            if !exchange.is_proven() && reply.code.status() == ResultStatus::F {
+                unproven.count(exchange.source());
+            }
+            let response = respond(&exchange, &reply).await;
+            Ok(response.map(Body::from))
+        })
+    }
+}
+
+async fn respond(exchange: &Exchange, reply: &Reply) -> Response<Bytes> {
+    let unread = exchange.take_body().filter(|body| !body.is_end_stream());
+    let address = exchange.address();
+    let mut response = match &address {
+        Some(address) => envelope::sealed(reply, address, now(), &exchange.setup.signatures).await,
+        None => envelope::plain(reply),
+    };
+    tracing::debug!(
+        result_code = reply.code.wire(),
+        client_id = exchange.client.as_ref().map(|client| client.id.as_str()),
+        signed = address.is_some(),
+        "request answered"
+    );
+    if let Some(unread) = unread.and_then(read_away) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        tokio::spawn(drain(unread));
+    }
+    response
+}
+
+fn refuse_tunnel() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Reads and forgets a short body that has arrived already; another one is given back.
+fn read_away(mut body: Body) -> Option<Body> {
+    if body.size_hint().exact().is_none_or(|length| length > AWAY_BYTES) {
+        return Some(body);
+    }
+    loop {
+        match body.frame().now_or_never() {
+            Some(Some(Ok(_))) => {}
+            Some(None) => return None,
+            Some(Some(Err(_))) | None => return Some(body),
+        }
+    }
+}
+
+/// Reads a while on and forgets: closing at once would reset the connection before the answer is read.
+async fn drain(mut body: Body) {
+    let read = async {
+        let mut left = DRAIN_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(length) else { break };
+            left = rest;
+        }
+    };
+    if time::timeout(DRAIN_TIME, read).await.is_err() {
+        tracing::debug!("a refused body did not end in time");
+    }
+}
