@@ -251,6 +251,32 @@ pub(super) fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
     config.map(Some).map_err(|source| StartError::Tls { setting: "bridge.tls", source })
 }
 
+/// What a reload of the JSON front replaces.
+pub(super) fn bridge_setup(settings: &Settings) -> Result<Setup, StartError> {
+    Ok(Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings)))
+}
+
+fn bridge_limits(settings: &Settings) -> Limits {
+    let limits = &settings.limits;
+    let unproven = &limits.unproven_per_source;
+    Limits {
+        in_flight: InFlight {
+            total: limits.max_in_flight,
+            per_source: limits.max_in_flight_per_source,
+            per_client: limits.max_in_flight_per_client,
+        },
+        unproven: Rate { per_second: unproven.per_second, burst: unproven.burst },
+        trusted_proxies: limits.trusted_proxies,
+        body_bytes: limits.body_bytes,
+        body_bytes_in_flight: limits.body_bytes_in_flight,
+        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
+        body_timeout: limits.body_timeout,
+        cancel_payment_deadline: limits.cancel_payment_deadline,
+        cancel_token_deadline: limits.cancel_token_deadline,
+        request_time_skew: limits.request_time_skew,
+    }
+}
+
 /// How a bridge and its cores know each other; `None`: in plain text.
 pub(super) fn core_tls(settings: &Settings) -> Result<Option<channel::Tls>, StartError> {
     let config::Core::Remote(cores) = &settings.bridge.core else { return Ok(None) };
@@ -283,30 +309,4 @@ pub(super) fn channel(settings: &Settings) -> Result<Channel, StartError> {
     };
     Channel::start(places, tls)
         .map_err(|wrong| StartError::CoreName { setting: "bridge.core", wrong })
-}
-
-/// What a reload of the JSON front replaces.
-pub(super) fn bridge_setup(settings: &Settings) -> Result<Setup, StartError> {
-    Ok(Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings)))
-}
-
-fn bridge_limits(settings: &Settings) -> Limits {
-    let limits = &settings.limits;
-    let unproven = &limits.unproven_per_source;
-    Limits {
-        in_flight: InFlight {
-            total: limits.max_in_flight,
-            per_source: limits.max_in_flight_per_source,
-            per_client: limits.max_in_flight_per_client,
-        },
-        unproven: Rate { per_second: unproven.per_second, burst: unproven.burst },
-        trusted_proxies: limits.trusted_proxies,
-        body_bytes: limits.body_bytes,
-        body_bytes_in_flight: limits.body_bytes_in_flight,
-        body_bytes_in_flight_per_source: limits.body_bytes_in_flight_per_source,
-        body_timeout: limits.body_timeout,
-        cancel_payment_deadline: limits.cancel_payment_deadline,
-        cancel_token_deadline: limits.cancel_token_deadline,
-        request_time_skew: limits.request_time_skew,
-    }
 }

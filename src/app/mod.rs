@@ -27,12 +27,12 @@ pub use self::{
 };
 use crate::{
     admin::Admin,
-    bridge::{Bridge, Setup},
+    bridge::Bridge,
     config::{PathPrefix, Role, Settings},
     engine::{Engine, HashRing},
     grpc::{channel::Channel, client, front::Door, server::Health},
     layer::{budget::Budget, caller_rate::CallerRates, overload::Overload},
-    listen::{Bodies, Bounds, Front, Protocol, Stop},
+    listen::{self, Bodies, Bounds, Front, Protocol, Stop},
 };
 
 /// A service that runs.
@@ -52,6 +52,17 @@ pub struct Running {
     grace: Duration,
 }
 
+/// What a reload replaces under the requests that run.
+struct Live {
+    door: Door,
+    grpc_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    bridge_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+}
+
+fn swapped<T>(shared: Arc<T>) -> Arc<ArcSwap<T>> {
+    Arc::new(ArcSwap::new(shared))
+}
+
 /// What listens. The platform's front ends last, so that probes are answered while the others drain.
 struct Fronts {
     stop: Stop,
@@ -60,23 +71,10 @@ struct Fronts {
     tasks: TaskTracker,
 }
 
-/// What a reload replaces under the requests that run.
-type Live<T> = Arc<ArcSwap<T>>;
-
-fn swapped<T>(shared: Arc<T>) -> Live<T> {
-    Arc::new(ArcSwap::new(shared))
-}
-
-/// The signed JSON front, read but not bound.
-struct Json {
-    setup: Setup,
-    tls: Option<Live<rustls::ServerConfig>>,
-}
-
 /// Where the core is.
 enum Behind {
-    /// In this process, with its own front.
-    Here { ring: HashRing, tls: Option<Live<rustls::ServerConfig>>, door: Door },
+    /// In this process.
+    Here(HashRing),
     /// Reached over the network.
     Elsewhere(Channel),
 }
@@ -86,27 +84,25 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts what the role says in this process.
 pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartError> {
-    let json = if role.has_bridge() {
-        let tls = bridge_tls(settings)?.map(swapped);
-        Some(Json { setup: bridge_setup(settings)?, tls })
-    } else {
-        None
-    };
-    let behind = if role.has_core() {
-        let door = Door {
+    let live = Live {
+        door: Door {
             permissions: swapped(Arc::new(permissions(settings))),
             overload: Overload::new(call_room(settings)),
             rates: CallerRates::new(call_rates(settings)),
-        };
-        let tls = grpc_tls(settings)?.map(swapped);
-        Behind::Here { ring: hash_ring(settings)?, tls, door }
+        },
+        grpc_tls: if role.has_core() { grpc_tls(settings)?.map(swapped) } else { None },
+        bridge_tls: if role.has_bridge() { bridge_tls(settings)?.map(swapped) } else { None },
+    };
+    let setup = if role.has_bridge() { Some(bridge_setup(settings)?) } else { None };
+    let behind = if role.has_core() {
+        Behind::Here(hash_ring(settings)?)
     } else {
         Behind::Elsewhere(channel(settings)?)
     };
 
-    let grpc = bind_if(role.has_core(), "grpc.listen", settings.grpc.listen).await?;
-    let bridge = bind_if(role.has_bridge(), "bridge.listen", settings.bridge.listen).await?;
-    let admin = bind("admin.listen", settings.admin.listen).await?;
+    let grpc = bind_if(role.has_core(), "grpc.listen", settings.grpc.listen)?;
+    let bridge = bind_if(role.has_bridge(), "bridge.listen", settings.bridge.listen)?;
+    let admin = bind("admin.listen", settings.admin.listen)?;
     let at = |bound: &Option<(TcpListener, SocketAddr)>| bound.as_ref().map(|(_, at)| *at);
     let (grpc_at, bridge_at, admin_at) = (at(&grpc), at(&bridge), admin.1);
 
@@ -117,7 +113,7 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
         connections: TaskTracker::new(),
         tasks: TaskTracker::new(),
     };
-    let front = |(listener, _), tls, protocol, connections| Front {
+    let listening = |(listener, _), tls, protocol, connections| Front {
         listener,
         tls,
         protocol,
@@ -127,7 +123,7 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
     };
     let probes = Admin::new();
     let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
-    let admin = front(admin, None, Protocol::Http1, platform);
+    let admin = listening(admin, None, Protocol::Http1, platform);
     fronts.tasks.spawn(admin.serve(
         probes.clone().router(),
         fronts.stop_admin.clone(),
@@ -140,24 +136,24 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
 
     let (mut core, mut watch) = (None, None);
     let client = match behind {
-        Behind::Here { ring, tls, door } => {
+        Behind::Here(ring) => {
             let started = Core::start(settings, ring, &probes).await?;
             let server = started.server();
-            let reflection = settings.grpc.reflection;
-            let (calls, health) = server.stack(started.feed.clone(), reflection, door);
+            let (feed, reflection) = (started.feed.clone(), settings.grpc.reflection);
+            let (calls, health) = server.stack(feed, reflection, live.door.clone());
             if let Some(grpc) = grpc {
-                let mut grpc = front(grpc, tls, Protocol::Http2, connections());
+                let tls = live.grpc_tls.clone();
+                let mut grpc = listening(grpc, tls, Protocol::Http2, connections());
                 // the generated services read a message whole, however long that takes
-                let (all, of_source) =
+                let (bytes, of_source) =
                     (limits.body_bytes_in_flight, limits.body_bytes_in_flight_per_source);
-                grpc.bodies = Some(Bodies {
-                    timeout: limits.body_timeout,
-                    bytes: Budget::new(all, of_source),
-                });
+                let bytes = Budget::new(bytes, of_source);
+                grpc.bodies = Some(Bodies { timeout: limits.body_timeout, bytes });
                 fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
             }
+            let client = client::Client::in_process(&server);
             core = Some((started, health));
-            client::Client::in_process(&server)
+            client
         }
         Behind::Elsewhere(channel) => {
             probes.set_core(false);
@@ -169,11 +165,12 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
             client::Client::over(channel)
         }
     };
-    if let (Some(Json { setup, tls }), Some(bridge)) = (json, bridge) {
+    if let (Some(setup), Some(bridge)) = (setup, bridge) {
         let prefixes: Vec<&str> =
             settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
         let json = Bridge::new(&prefixes, setup, client).router();
-        let bridge = front(bridge, tls, Protocol::Http1, connections());
+        let tls = live.bridge_tls.clone();
+        let bridge = listening(bridge, tls, Protocol::Http1, connections());
         fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
     }
     if let Some((_, health)) = &core {
@@ -236,7 +233,7 @@ impl Running {
     }
 }
 
-async fn bind_if(
+fn bind_if(
     is_due: bool,
     setting: &'static str,
     address: SocketAddr,
@@ -244,15 +241,15 @@ async fn bind_if(
     if !is_due {
         return Ok(None);
     }
-    bind(setting, address).await.map(Some)
+    bind(setting, address).map(Some)
 }
 
-async fn bind(
+fn bind(
     setting: &'static str,
     address: SocketAddr,
 ) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Bind { setting, address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen::bind(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
 }

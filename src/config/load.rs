@@ -226,22 +226,22 @@ impl Loaded {
             front && clients.is_empty(),
             "there is none, so every signed request is answered INVALID_CLIENT".to_owned(),
         );
+        for (index, caller) in grpc.callers.iter().enumerate() {
+            let let_in = grpc.tls.as_ref().map_or(&[][..], |tls| &tls.allowed_sans);
+            let known = caller.sans.iter().any(|san| let_in.contains(san));
+            warn(
+                &format!("grpc.callers.{index}.sans"),
+                !let_in.is_empty() && !known,
+                "none of them is in `grpc.tls.allowed_sans`, so who has no other name cannot connect"
+                    .to_owned(),
+            );
+        }
         for (setting, is_set) in [
             ("tokens.hash_key_files", !tokens.hash_key_files.is_empty()),
             ("store.password_file", store.password_file.is_some()),
         ] {
             let text = "a bridge has no use for the core's secrets: keep them off this machine";
             warn(setting, !core && is_set, text.to_owned());
-        }
-        for (index, caller) in grpc.callers.iter().enumerate() {
-            let let_in = grpc.tls.as_ref().map_or(&[][..], |tls| &tls.allowed_sans);
-            let known = caller.sans.iter().any(|san| let_in.contains(san));
-            warn(
-                &format!("grpc.callers.{index}.sans"),
-                core && !let_in.is_empty() && !known,
-                "none of them is in `grpc.tls.allowed_sans`, so who has no other name cannot connect"
-                    .to_owned(),
-            );
         }
         let now = now();
         for (index, client) in clients.iter().enumerate() {
