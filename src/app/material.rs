@@ -17,16 +17,37 @@ use crate::{
     tls,
 };
 
+/// Everything that the settings name, except the store: read, checked, and not used yet.
+pub(super) struct Material {
+    pub(super) setup: Setup,
+    pub(super) tombstones: Tombstones,
+    pub(super) permissions: Permissions,
+    pub(super) grpc_tls: Tls,
+    pub(super) bridge_tls: Tls,
+    pub(super) ring: HashRing,
+}
+
+impl Material {
+    /// Reads all of it.
+    pub(super) fn read(settings: &Settings) -> Result<Self, StartError> {
+        Ok(Self {
+            setup: Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings)),
+            tombstones: tombstones(settings),
+            permissions: permissions(settings),
+            grpc_tls: grpc_tls(settings)?,
+            bridge_tls: bridge_tls(settings)?,
+            ring: hash_ring(settings)?,
+        })
+    }
+}
+
 /// Reads everything that the settings name, except the store, and uses nothing of it.
 pub fn check(settings: &Settings) -> Result<(), StartError> {
-    identity(settings)?;
-    clients(settings)?;
-    grpc_tls(settings)?;
-    bridge_tls(settings)?;
+    Material::read(settings)?;
     if let StoreUrl::Postgres(_) = settings.store.url {
         database(settings)?;
     }
-    hash_ring(settings).map(drop)
+    Ok(())
 }
 
 pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, StartError> {
@@ -36,7 +57,7 @@ pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Sta
 }
 
 /// Reads every key of ours, so that a bad staged one is found now and not when it is promoted.
-pub(super) fn identity(settings: &Settings) -> Result<Identity, StartError> {
+fn identity(settings: &Settings) -> Result<Identity, StartError> {
     let mut active = None;
     for (place, key) in settings.identity.keys.iter().enumerate() {
         let setting = format!("identity.keys.{place}.file");
@@ -53,7 +74,7 @@ pub(super) fn identity(settings: &Settings) -> Result<Identity, StartError> {
     Ok(active.expect("the settings have exactly one active key: config checks it"))
 }
 
-pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {
+fn clients(settings: &Settings) -> Result<Clients, StartError> {
     let mut clients = Vec::new();
     for (place, client) in settings.clients.iter().enumerate() {
         let mut public = Vec::new();
@@ -88,7 +109,7 @@ pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {
 }
 
 /// Who has a quota of tombstones.
-pub(super) fn tombstones(settings: &Settings) -> Tombstones {
+fn tombstones(settings: &Settings) -> Tombstones {
     let limited = |client: &config::Client| {
         let limit = client.tombstones.as_ref()?;
         Some((client.id.clone(), Bucket::new(quota(limit, settings))))
@@ -127,7 +148,7 @@ pub fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
 }
 
 /// Who may call what of gRPC.
-pub(super) fn permissions(settings: &Settings) -> Permissions {
+fn permissions(settings: &Settings) -> Permissions {
     let methods = |pattern: &MethodPattern| match *pattern {
         MethodPattern::All => Methods::All,
         MethodPattern::Service(service) => Methods::Service(service.into()),
@@ -146,25 +167,20 @@ pub(super) fn permissions(settings: &Settings) -> Permissions {
 
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;
 
-pub(super) fn grpc_tls(settings: &Settings) -> Result<Tls, StartError> {
+fn grpc_tls(settings: &Settings) -> Result<Tls, StartError> {
     let Some(files) = &settings.grpc.tls else { return Ok(None) };
     let clients = tls::Clients { ca: &files.client_ca_file, allowed_sans: &files.allowed_sans };
     let config = tls::server(&files.cert_file, &files.key_file, Some(clients), &["h2"]);
     config.map(Some).map_err(|source| StartError::Tls { setting: "grpc.tls", source })
 }
 
-pub(super) fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
+fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
     let Some(files) = &settings.bridge.tls else { return Ok(None) };
     let protocols: &[&str] =
         if settings.bridge.http2 { &["h2", "http/1.1"] } else { &["http/1.1"] };
     let clients = files.client_ca_file.as_deref().map(|ca| tls::Clients { ca, allowed_sans: &[] });
     let config = tls::server(&files.cert_file, &files.key_file, clients, protocols);
     config.map(Some).map_err(|source| StartError::Tls { setting: "bridge.tls", source })
-}
-
-/// What a reload of the JSON front replaces.
-pub(super) fn bridge_setup(settings: &Settings) -> Result<Setup, StartError> {
-    Ok(Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings)))
 }
 
 fn bridge_limits(settings: &Settings) -> Limits {

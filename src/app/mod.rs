@@ -4,22 +4,25 @@
 
 mod error;
 mod material;
+mod reload;
 mod scrape;
 mod store;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio::{net::TcpListener, signal::unix::Signal, task::JoinHandle, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     error::StartError,
     material::{check, hash_ring},
+    reload::{Begun, Outcomes, Source},
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use self::{
-    material::{bridge_setup, bridge_tls, grpc_tls, permissions, tombstones},
+    material::Material,
+    reload::{Live, Reloader},
     scrape::scrape,
     store::{check_after_unclean_stop, watch_store},
 };
@@ -33,7 +36,7 @@ use crate::{
         client,
         server::{Deadlines, Health, Server},
     },
-    layer::{budget::Budget, identity::Permissions},
+    layer::budget::Budget,
     listen::{Bounds, Front, Protocol},
     watch_list::WatchList,
 };
@@ -48,6 +51,10 @@ pub struct Running {
     pub admin: SocketAddr,
     /// The core, for whoever runs in the same process.
     pub engine: Engine,
+    /// What a reload replaces, until there is a task that does.
+    live: Option<Live>,
+    reloads: Arc<Outcomes>,
+    reloader: Option<JoinHandle<()>>,
     probes: Admin,
     health: Health,
     store: Opened,
@@ -58,13 +65,6 @@ pub struct Running {
     fronts: Fronts,
     drain_delay: Duration,
     grace: Duration,
-}
-
-/// What a reload replaces under the requests that run.
-struct Live {
-    permissions: Arc<ArcSwap<Permissions>>,
-    grpc_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
-    bridge_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
 }
 
 fn swapped<T>(shared: Arc<T>) -> Arc<ArcSwap<T>> {
@@ -84,13 +84,9 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts the whole service in this process.
 pub async fn start(settings: &Settings) -> Result<Running, StartError> {
-    let setup = bridge_setup(settings)?;
-    let live = Live {
-        permissions: Arc::new(ArcSwap::from_pointee(permissions(settings))),
-        grpc_tls: grpc_tls(settings)?.map(swapped),
-        bridge_tls: bridge_tls(settings)?.map(swapped),
-    };
-    let ring = hash_ring(settings)?;
+    let Material { setup, tombstones, permissions, grpc_tls, bridge_tls, ring } =
+        Material::read(settings)?;
+    let fingerprints = ring.fingerprints().clone();
 
     let grpc = bind("grpc.listen", settings.grpc.listen).await?;
     let bridge = bind("bridge.listen", settings.bridge.listen).await?;
@@ -138,7 +134,7 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         Arc::new(SystemClock),
         engine::Limits { queue: limits.queue, batch: limits.batch },
     );
-    engine.set_tombstones(tombstones(settings));
+    engine.set_tombstones(tombstones);
     let deadlines = Deadlines {
         cancel_payment: limits.cancel_payment_deadline,
         cancel_token: limits.cancel_token_deadline,
@@ -146,24 +142,36 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
     };
     let server = Server::new(engine.clone(), deadlines);
     let core = client::Client::in_process(&server);
+    let permissions = Arc::new(ArcSwap::from_pointee(permissions));
     let (calls, health) =
-        server.stack(feed.clone(), settings.grpc.reflection, Arc::clone(&live.permissions));
+        server.stack(feed.clone(), settings.grpc.reflection, Arc::clone(&permissions));
     let prefixes: Vec<&str> =
         settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
-    let json = Bridge::new(&prefixes, setup, core).router();
+    let (grpc_tls, bridge_tls) = (grpc_tls.map(swapped), bridge_tls.map(swapped));
+    let json = Bridge::new(&prefixes, setup, core);
+    let live = Live {
+        bridge: json.clone(),
+        engine: engine.clone(),
+        permissions,
+        grpc_tls: grpc_tls.clone(),
+        bridge_tls: bridge_tls.clone(),
+        ring: fingerprints,
+    };
+    let reloads = Outcomes::begun();
     let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
     probes.set_metrics({
         // not the engine: whoever still scrapes must not keep it from ending
         let (counters, watch_list) = (engine.counters(), watch_list.clone());
-        move || scrape(&counters) + &watch_list.text()
+        let reloads = Arc::clone(&reloads);
+        move || scrape(&counters) + &watch_list.text() + &reloads.text()
     });
 
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
     let (stop, open) = (&fronts.stop, &fronts.connections);
-    let grpc = front(grpc, live.grpc_tls.clone(), Protocol::Http2, connections());
+    let grpc = front(grpc, grpc_tls, Protocol::Http2, connections());
     fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
-    let bridge = front(bridge, live.bridge_tls.clone(), Protocol::Http1, connections());
-    fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
+    let bridge = front(bridge, bridge_tls, Protocol::Http1, connections());
+    fronts.tasks.spawn(bridge.serve(json.router(), stop.clone(), open.clone()));
     let watch = [
         tokio::spawn(watch_store(store.store(), probes.clone())),
         tokio::spawn(watch_list.keep(store.store())),
@@ -176,6 +184,9 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
         bridge,
         admin,
         engine,
+        live: Some(live),
+        reloads,
+        reloader: None,
         probes,
         health,
         store,
@@ -190,9 +201,26 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 }
 
 impl Running {
+    /// Follows the settings that it was started with: whenever they or the files they name change, and at each signal,
+    /// they are read again and replace what runs.
+    pub fn follow(&mut self, begun: Begun, hang_up: Signal) {
+        if let Some(live) = self.live.take() {
+            let reloader = Reloader::new(begun, live, Arc::clone(&self.reloads));
+            self.reloader = Some(reloader.keep(hang_up));
+        }
+    }
+
     /// Drains: not ready, wait for the balancer, accept no more, finish what was accepted, close the store.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.watch.iter().for_each(JoinHandle::abort);
+        // what it reloads has handles of the engine, which would not end
+        self.live = None;
+        if let Some(reloader) = self.reloader.take() {
+            reloader.abort();
+            if reloader.await.is_ok() {
+                tracing::debug!("nothing is reloaded any more");
+            }
+        }
         self.probes.set_ready(false);
         self.health.stopping().await;
         time::sleep(self.drain_delay).await;

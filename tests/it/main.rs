@@ -36,6 +36,7 @@ mod mtls;
 mod oracle;
 mod postgres;
 mod properties;
+mod reload;
 mod replicas;
 mod secrets;
 mod signatures;
