@@ -38,6 +38,7 @@ mod postgres;
 mod properties;
 mod reload;
 mod replicas;
+mod rotate;
 mod secrets;
 mod signatures;
 mod sqlite_files;
