@@ -15,11 +15,13 @@
 
 mod harness;
 
+mod attacks;
 mod both_fronts;
 mod check_order;
 mod cli;
 mod crash;
 mod decisions;
+mod dmz;
 mod doctor;
 mod drain;
 mod engine;
@@ -34,6 +36,7 @@ mod hsm;
 mod http_front;
 mod import;
 mod layering;
+mod limits;
 mod mtls;
 mod oracle;
 mod postgres;
