@@ -222,13 +222,14 @@ impl Running {
         self.fronts.tasks.wait().await;
 
         let Self { engine, probes, worker, beside_feed, store, grace, .. } = self;
-        if time::timeout(Duration::from_secs(1), beside_feed).await.is_err() {
+        let until = time::Instant::now() + Duration::from_secs(1);
+        if time::timeout_at(until, beside_feed).await.is_err() {
             tracing::debug!("the feed waits for the store, and is left");
         }
         // the probes count what the engine does, so they have a handle too
         drop((engine, probes));
         // ends by itself once every handle is gone; a dropped connection's may be left
-        if time::timeout(Duration::from_secs(1), worker).await.is_err() {
+        if time::timeout_at(until, worker).await.is_err() {
             tracing::debug!("commands of dropped connections are left unanswered");
         }
         // a disk that does not come back must not hold the process

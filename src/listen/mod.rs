@@ -45,7 +45,7 @@ use tower::Service;
 use self::{
     body::Sent,
     conversation::{Conversation, Stream},
-    streams::{Call, Streams},
+    streams::{Answers, Call, Streams},
 };
 pub use self::{
     body::{Bodies, Patient, ReceiveError, Received},
@@ -117,10 +117,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Most that waits on one HTTP/2 stream for the peer to open its window, in bytes, one frame apart. Beyond, the answer is
 /// not asked for its next piece.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Most streams of one HTTP/2 connection that the peer took back before we looked at them; more close it.
-const RESETS_UNSEEN: usize = 64;
+/// Most streams of one HTTP/2 connection that the peer took back before we looked at them; more close it. An honest one
+/// may give up all that it has open while we stand still.
+const RESETS_UNSEEN: usize = 1_024;
 /// Most streams of one HTTP/2 connection that we reset for the peer's errors; more close it.
 const RESETS_OURS: usize = 256;
+/// Most answers, or pieces of them, that wait on HTTP/2 for their peers to take them, and of one source. Each costs some
+/// 7 KB with its stream; the connection of one that is too many ends. Whoever reads has a few at once.
+const ANSWERS_MAX: usize = 32_768;
+const ANSWERS_PER_SOURCE: usize = 8_192;
 /// What the kernel keeps of answers that a peer does not take, in bytes, of each connection: the largest message. By
 /// itself it would keep megabytes.
 const KERNEL_SEND_BUFFER: u32 = 256 * 1024;
@@ -183,7 +188,13 @@ impl Front {
     {
         // not shared with the connections: it closes when this loop ends, so that newcomers are refused and go elsewhere
         let Self { listener, tls, protocol, bounds, connections: budget, bodies } = self;
-        let speaker = Arc::new(Speaker { tls, protocol, bounds, bodies });
+        let speaker = Arc::new(Speaker {
+            tls,
+            protocol,
+            bounds,
+            bodies,
+            answers: Budget::new(ANSWERS_MAX, ANSWERS_PER_SOURCE),
+        });
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -218,6 +229,8 @@ struct Speaker {
     protocol: Protocol,
     bounds: Bounds,
     bodies: Option<Bodies>,
+    /// Room for answers that are not taken.
+    answers: Arc<Budget>,
 }
 
 impl Speaker {
@@ -291,7 +304,10 @@ impl Speaker {
         let watched = protocol == Protocol::Http1;
         let stream = TokioIo::new(Stream::new(io, Arc::clone(&conversation), watched));
         let cut = CancellationToken::new();
-        let streams = (!watched).then(|| Streams::new(cut.clone()));
+        let streams = (!watched).then(|| {
+            let room = Arc::clone(&self.answers);
+            Streams::new(Answers { room, source: peer.ip().into() }, cut.clone())
+        });
         let exchange = Exchange {
             peer,
             identity,

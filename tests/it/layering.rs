@@ -29,6 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "layer",
             "listen::Cut",
             "listen::Identity",
+            "listen::Patient",
             "listen::Peer",
             "telemetry",
         ],
