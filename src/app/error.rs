@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use crate::{
     bridge::{IdentityError, keys, signer::pkcs11},
     engine::HashKeyError,
+    grpc::channel::NoName,
     store::{
         postgres::{self, DsnError},
         sqlite,
@@ -59,6 +60,14 @@ pub enum StartError {
         #[source]
         source: tls::Error,
     },
+    /// A core's name cannot be verified.
+    #[error("{setting}: {wrong}")]
+    CoreName {
+        /// The setting.
+        setting: &'static str,
+        /// The name; the end of the sentence.
+        wrong: NoName,
+    },
     /// The URL of the database is not one.
     #[error("store.url: {0}")]
     Dsn(DsnError),
@@ -91,6 +100,7 @@ impl StartError {
             | Self::Identity(_)
             | Self::HashKey(_)
             | Self::Tls { .. }
+            | Self::CoreName { .. }
             | Self::Dsn(_)
             | Self::Store(
                 sqlite::OpenError::Partitions { .. } | sqlite::OpenError::HashKeyMissing { .. },

@@ -2,6 +2,7 @@
 
 use std::{fs, io, num::NonZeroU32, path::Path, sync::Arc};
 
+use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::{StartError, store::database};
@@ -13,8 +14,9 @@ use crate::{
             pkcs11::{About, AuthPin, KeyName, Location, TokenKey},
         },
     },
-    config::{self, Allowed, IdentityKey, KeyState, MethodPattern, Settings, StoreUrl},
+    config::{self, Allowed, IdentityKey, KeyState, MethodPattern, Role, Settings, StoreUrl},
     engine::{HashRing, Tombstones},
+    grpc::channel::{self, Channel, NoName, Place},
     layer::{
         caller_rate::Rule,
         identity::{Methods, Permissions, Row},
@@ -24,12 +26,17 @@ use crate::{
     tls,
 };
 
-/// Reads everything that the settings name, except the store, and uses nothing of it.
-pub fn check(settings: &Settings) -> Result<(), StartError> {
-    identity(settings)?;
-    clients(settings)?;
+/// Reads everything that the settings name for the role, except the store, and uses nothing of it.
+pub fn check(settings: &Settings, role: Role) -> Result<(), StartError> {
+    if role.has_bridge() {
+        identity(settings)?;
+        clients(settings)?;
+        bridge_tls(settings)?;
+    }
+    if !role.has_core() {
+        return core_tls(settings).map(drop);
+    }
     grpc_tls(settings)?;
-    bridge_tls(settings)?;
     if let StoreUrl::Postgres(_) = settings.store.url {
         database(settings)?;
     }
@@ -268,4 +275,38 @@ fn bridge_limits(settings: &Settings) -> Limits {
         cancel_token_deadline: limits.cancel_token_deadline,
         request_time_skew: limits.request_time_skew,
     }
+}
+
+/// How a bridge and its cores know each other; `None`: in plain text.
+pub(super) fn core_tls(settings: &Settings) -> Result<Option<channel::Tls>, StartError> {
+    let config::Core::Remote(cores) = &settings.bridge.core else { return Ok(None) };
+    let Some(files) =
+        settings.bridge.core_tls.as_ref().filter(|_| cores[..].iter().any(|core| core.tls))
+    else {
+        return Ok(None);
+    };
+    let config = tls::client(&files.ca_file, &files.cert_file, &files.key_file, &["h2"])
+        .map_err(|source| StartError::Tls { setting: "bridge.core_tls", source })?;
+    let named = |name: &String| {
+        let named = ServerName::try_from(name.clone());
+        named.map_err(|_| StartError::CoreName {
+            setting: "bridge.core_tls.server_name",
+            wrong: NoName(name.clone()),
+        })
+    };
+    let server_name = files.server_name.as_ref().map(named).transpose()?;
+    Ok(Some(channel::Tls { config, server_name }))
+}
+
+/// The way to the cores elsewhere.
+pub(super) fn channel(settings: &Settings) -> Result<Channel, StartError> {
+    let tls = core_tls(settings)?;
+    let places = match &settings.bridge.core {
+        config::Core::InProcess => Vec::new(),
+        config::Core::Remote(cores) => {
+            cores.iter().map(|core| Place { host: core.host.clone(), port: core.port }).collect()
+        }
+    };
+    Channel::start(places, tls)
+        .map_err(|wrong| StartError::CoreName { setting: "bridge.core", wrong })
 }

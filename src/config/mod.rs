@@ -30,25 +30,27 @@ use crate::domain::{
     time::Timestamp,
 };
 
+mod cores;
 mod error;
 mod load;
 mod methods;
 mod overlay;
 mod print;
 mod read;
+mod role;
 mod rules;
 mod shape;
 mod tree;
 mod values;
 
+pub use cores::{Core, CoreAddress};
 pub use error::{ConfigError, Problem};
 pub use load::Loaded;
 pub use methods::MethodPattern;
 pub use overlay::{ENVIRONMENT_PREFIX, environment};
+pub use role::Role;
 pub use tree::Origin;
-pub use values::{
-    Allowed, Core, DatabaseUrl, Durability, KeyState, LogFormat, PathPrefix, StoreUrl,
-};
+pub use values::{Allowed, DatabaseUrl, Durability, KeyState, LogFormat, PathPrefix, StoreUrl};
 
 use read::{at_least_one, if_set, section, within};
 use rules::{
@@ -171,8 +173,11 @@ section! {
         tls: Option<BridgeTls>;
         /// Whether HTTP/2 is offered beside HTTP/1.1.
         http2: bool = "false";
-        /// Where the core is: `in-process`, or (not built yet) an https URL.
+        /// Where the core is: `in-process`, or (`--role bridge`) one `https://host:port` or more, with commas between them.
+        /// A name is asked for its addresses again and again, and each address is a core.
         core: Core = "in-process";
+        /// How a bridge and the cores know each other. Needed for https.
+        core_tls: Option<CoreTls>;
     }
 }
 
@@ -185,6 +190,20 @@ section! {
         key_file: PathBuf;
         /// The authorities one of which must have signed the caller's certificate, PEM. Unset: no certificate is asked.
         client_ca_file: Option<PathBuf>;
+    }
+}
+
+section! {
+    /// `[bridge.core_tls]`
+    CoreTls {
+        /// The authorities one of which must have signed a core's certificate, PEM.
+        ca_file: PathBuf;
+        /// The bridge's certificate chain, PEM.
+        cert_file: PathBuf;
+        /// Its private key, PEM.
+        key_file: PathBuf;
+        /// The name that a core's certificate must have; unset: the host that `bridge.core` names it by.
+        server_name: Option<String>;
     }
 }
 
@@ -223,7 +242,7 @@ section! {
     /// `[identity]`
     Identity {
         /// The keys that sign our answers.
-        keys: Vec<IdentityKey> where signing_keys();
+        keys: Vec<IdentityKey> where signing_keys().of_bridges();
     }
 }
 
@@ -263,9 +282,9 @@ section! {
     /// `[tokens]`
     Tokens {
         /// The keys under which tokens are hashed, at least 32 bytes each. Add at the end; never take one out.
-        hash_key_files: Vec<PathBuf> where at_least_one(
+        hash_key_files: Vec<PathBuf> = "" where at_least_one(
             "tokens are only stored as hashes under such a key; `openssl rand -hex 32` makes one"
-        );
+        ).of_cores();
     }
 }
 
@@ -302,7 +321,7 @@ section! {
         /// its rate allows.
         tombstones: Option<Quota>;
         /// Its public keys; at least one, at most three that have not ended.
-        keys: Vec<ClientKey> where client_keys();
+        keys: Vec<ClientKey> where client_keys().of_bridges();
     }
 }
 

@@ -31,7 +31,13 @@ public_key_file = "p"
 fn load(text: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let flags: Vec<_> = flags.iter().map(own).collect();
-    Settings::load_text(Some((Path::new("x.toml"), text)), None, env.iter().map(own), &flags)
+    Settings::load_text(
+        Role::All,
+        Some((Path::new("x.toml"), text)),
+        None,
+        env.iter().map(own),
+        &flags,
+    )
 }
 
 fn with(more: &str) -> Loaded {
@@ -185,9 +191,20 @@ fn a_wrong_value_names_setting_and_line_and_says_what_is_expected() {
         ),
         (
             "[bridge]\ncore = \"https://core:50051\"",
-            "x.toml:7: bridge.core: a remote core is not built yet: use \"in-process\"",
+            "x.toml:7: bridge.core: role `all` has its core in the process: use \"in-process\", or start with `--role bridge`",
         ),
-        ("[bridge]\ncore = \"elsewhere\"", "x.toml:7: bridge.core: expected \"in-process\""),
+        (
+            "[bridge]\ncore = \"elsewhere\"",
+            "x.toml:7: bridge.core: expected \"in-process\", or the cores' addresses with commas between them, as \"https://core-0:50051,https://core-1:50051\"",
+        ),
+        (
+            "[bridge]\ncore = \"http://core:50051\"",
+            "x.toml:7: bridge.core: plain http is for a core on this machine alone, because whoever listens on the way reads tokens and may answer in the core's place: use https",
+        ),
+        (
+            "[bridge]\ncore = \"https://core:50051, http://[::1]:1\"",
+            "x.toml:7: bridge.core: some are https and some are http: use one for all",
+        ),
         (
             "[grpc]\ntls = true",
             "x.toml:7: grpc.tls: expected a table `grpc.tls = { … }`, found true or false",
@@ -260,7 +277,8 @@ fn what_must_be_set_is_asked_for_where_it_belongs() {
         "the settings have 2 problems:\
          \n  x.toml: identity.keys: expected at least one `[[identity.keys]]`: without it no answer can be signed; \
          `alipayplus-cancel keys generate` makes one\
-         \n  x.toml: tokens.hash_key_files: must be set: expected a list `[…]`"
+         \n  tokens.hash_key_files: expected at least one: tokens are only stored as hashes under such a key; \
+         `openssl rand -hex 32` makes one"
     );
     assert_eq!(
         wrong("[[clients]]\nid = \"C\""),
@@ -671,6 +689,7 @@ fn everything() -> String {
     tls = { cert_file = "a", key_file = "b", client_ca_file = "c" }
     http2 = true
     core = "in-process"
+    core_tls = { ca_file = "a", cert_file = "b", key_file = "c", server_name = "d" }
     [admin]
     listen = "127.0.0.1:3"
     [store]

@@ -20,7 +20,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -195,31 +194,41 @@ impl Front {
             bodies,
             answers: Budget::new(ANSWERS_MAX, ANSWERS_PER_SOURCE),
         });
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = stop.now.cancelled() => {
-                    // those whose connect has succeeded are served: closing the listener would reset them
-                    let mut nobody_waits = Context::from_waker(Waker::noop());
-                    match listener.poll_accept(&mut nobody_waits) {
-                        Poll::Ready(Ok(accepted)) => Ok(accepted),
-                        Poll::Ready(Err(_)) | Poll::Pending => break,
-                    }
-                }
-            };
-            let (socket, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    pause_after(&error).await;
-                    continue;
-                }
-            };
+        let leave = CancellationToken::new();
+        let take = |socket: TcpStream, peer: SocketAddr| {
             // over the cap: closed at once, because even a refusal would cost a handshake
-            let Some(share) = budget.take(peer.ip().into(), 1) else { continue };
-            let (speaker, service, stop) = (Arc::clone(&speaker), service.clone(), stop.clone());
+            let Some(share) = budget.take(peer.ip().into(), 1) else { return };
+            let (speaker, service) = (Arc::clone(&speaker), service.clone());
+            let stop = Stop { soon: stop.soon.clone(), now: leave.clone() };
             connections
                 .spawn(async move { speaker.connection(socket, peer, share, service, stop).await });
+        };
+        // who waits for the connections waits for those still to be taken
+        let accepting = connections.token();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.now.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => take(socket, peer),
+                Err(error) => pause_after(&error).await,
+            }
         }
+        // Those whose connect has succeeded are served: closing the listener would reset them. The kernel itself is
+        // asked, because the runtime may not have heard of them yet.
+        if let Ok(listener) = listener.into_std() {
+            while let Ok((socket, peer)) = listener.accept() {
+                if socket.set_nonblocking(true).is_ok()
+                    && let Ok(socket) = TcpStream::from_std(socket)
+                {
+                    take(socket, peer);
+                }
+            }
+        }
+        // only now: whoever is told to leave must not find the port still open
+        leave.cancel();
+        drop(accepting);
     }
 }
 

@@ -21,6 +21,8 @@ mod check_order;
 mod cli;
 mod crash;
 mod decisions;
+mod dmz;
+mod doctor;
 mod drain;
 mod engine;
 mod failover;
