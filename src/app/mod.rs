@@ -201,6 +201,11 @@ pub async fn start(settings: &Settings) -> Result<Running, StartError> {
 }
 
 impl Running {
+    /// What came of reloads.
+    pub fn reloads(&self) -> &Outcomes {
+        &self.reloads
+    }
+
     /// Follows the settings that it was started with: whenever they or the files they name change, and at each signal,
     /// they are read again and replace what runs.
     pub fn follow(&mut self, begun: Begun, hang_up: Signal) {

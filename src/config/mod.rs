@@ -30,6 +30,7 @@ use crate::domain::{
     time::Timestamp,
 };
 
+pub mod edit;
 mod error;
 mod load;
 mod methods;
