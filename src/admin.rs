@@ -13,6 +13,7 @@ use http::{StatusCode, header};
 pub struct Admin {
     ready: Arc<AtomicBool>,
     store: Arc<AtomicBool>,
+    core: Arc<AtomicBool>,
     metrics: Arc<OnceLock<Metrics>>,
 }
 
@@ -27,8 +28,8 @@ impl Default for Admin {
 impl Admin {
     /// Alive, not ready yet, without metrics.
     pub fn new() -> Self {
-        let store = Arc::new(AtomicBool::new(true));
-        Self { ready: Arc::default(), store, metrics: Arc::default() }
+        let [store, core] = [(); 2].map(|()| Arc::new(AtomicBool::new(true)));
+        Self { ready: Arc::default(), store, core, metrics: Arc::default() }
     }
 
     /// What makes the text of a scrape; the first one counts.
@@ -39,6 +40,11 @@ impl Admin {
     /// Whether the store answers.
     pub fn set_store(&self, answers: bool) {
         self.store.store(answers, Ordering::Release);
+    }
+
+    /// Whether a core elsewhere is reachable.
+    pub fn set_core(&self, is_reachable: bool) {
+        self.core.store(is_reachable, Ordering::Release);
     }
 
     /// Whether requests should be sent here.
@@ -62,6 +68,9 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     }
     if !admin.store.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n");
+    }
+    if !admin.core.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: no core is reachable\n");
     }
     (StatusCode::OK, "ready\n")
 }

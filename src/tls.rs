@@ -7,8 +7,8 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore,
+    ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs},
     server::{
@@ -43,6 +43,24 @@ pub enum Error {
     Server {
         /// The certificate's file.
         cert: PathBuf,
+        /// What rustls said.
+        #[source]
+        source: rustls::Error,
+    },
+    /// Certificate and key do not make a client.
+    #[error("certificate {cert} and its key do not make a TLS client")]
+    Client {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// What rustls said.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The authorities do not make a verifier of servers.
+    #[error("{ca} does not make a verifier of servers")]
+    ServerCa {
+        /// The authorities' file.
+        ca: PathBuf,
         /// What rustls said.
         #[source]
         source: rustls::Error,
@@ -85,6 +103,28 @@ pub fn server(
     };
     let mut config =
         builder.with_single_cert(certificates(cert)?, private_key(key)?).map_err(failed)?;
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// A client's set-up that proves itself: the authorities of the servers, its own chain and key, the protocols it offers.
+pub fn client(
+    ca: &Path,
+    cert: &Path,
+    key: &Path,
+    protocols: &[&str],
+) -> Result<Arc<ClientConfig>, Error> {
+    let failed = |source| Error::Client { cert: cert.to_owned(), source };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate).map_err(|source| Error::ServerCa { ca: ca.to_owned(), source })?;
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(cert)?, private_key(key)?)
+        .map_err(failed)?;
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }

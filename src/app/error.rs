@@ -3,8 +3,9 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
 use crate::{
-    bridge::{IdentityError, keys},
+    bridge::{IdentityError, keys, signer::pkcs11},
     engine::HashKeyError,
+    grpc::channel::NoName,
     store::{
         postgres::{self, DsnError},
         sqlite,
@@ -36,6 +37,14 @@ pub enum StartError {
         /// What is wrong with it; the end of the sentence.
         wrong: keys::KeyError,
     },
+    /// A key cannot be used in its token.
+    #[error("{setting}: {source}")]
+    Token {
+        /// The setting.
+        setting: String,
+        /// What is wrong; the end of the sentence.
+        source: pkcs11::OpenError,
+    },
     /// Keys that do not go together.
     #[error("clients: {0}")]
     Identity(IdentityError),
@@ -50,6 +59,14 @@ pub enum StartError {
         /// Why.
         #[source]
         source: tls::Error,
+    },
+    /// A core's name cannot be verified.
+    #[error("{setting}: {wrong}")]
+    CoreName {
+        /// The setting.
+        setting: &'static str,
+        /// The name; the end of the sentence.
+        wrong: NoName,
     },
     /// The URL of the database is not one.
     #[error("store.url: {0}")]
@@ -79,9 +96,11 @@ impl StartError {
         match self {
             Self::Read { .. }
             | Self::Key { .. }
+            | Self::Token { .. }
             | Self::Identity(_)
             | Self::HashKey(_)
             | Self::Tls { .. }
+            | Self::CoreName { .. }
             | Self::Dsn(_)
             | Self::Store(
                 sqlite::OpenError::Partitions { .. } | sqlite::OpenError::HashKeyMissing { .. },

@@ -1,15 +1,24 @@
 //! What settings name, read: keys, clients, certificates, hash keys.
 
-use std::{fs, num::NonZeroU32, path::Path, sync::Arc};
+use std::{fs, io, num::NonZeroU32, path::Path, sync::Arc};
 
+use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::{StartError, store::database};
 use crate::{
-    bridge::{Client, ClientKey, Clients, Identity, Limits, Rates, Setup, keys},
-    config::{self, Allowed, KeyState, MethodPattern, Settings, StoreUrl},
+    bridge::{
+        Client, ClientKey, Clients, Identity, Limits, Rates, Setup, keys,
+        signer::{
+            Signer,
+            pkcs11::{About, AuthPin, KeyName, Location, TokenKey},
+        },
+    },
+    config::{self, Allowed, IdentityKey, KeyState, MethodPattern, Role, Settings, StoreUrl},
     engine::{HashRing, Tombstones},
+    grpc::channel::{self, Channel, NoName, Place},
     layer::{
+        caller_rate::Rule,
         identity::{Methods, Permissions, Row},
         overload::InFlight,
         rate_limit::{Bucket, Rate},
@@ -17,34 +26,61 @@ use crate::{
     tls,
 };
 
-/// Everything that the settings name, except the store: read, checked, and not used yet.
+/// Everything that the settings name for a role, except the store: read, checked, and not used yet.
 pub(super) struct Material {
+    /// The JSON front's.
+    pub(super) front: Option<FrontMaterial>,
+    /// The core's.
+    pub(super) core: Option<CoreMaterial>,
+    /// How cores elsewhere are reached; `None`: in plain text, or not at all.
+    pub(super) core_tls: Option<channel::Tls>,
+}
+
+/// What the JSON front needs.
+pub(super) struct FrontMaterial {
     pub(super) setup: Setup,
+    pub(super) tls: Tls,
+}
+
+/// What the core and the gRPC front need.
+pub(super) struct CoreMaterial {
     pub(super) tombstones: Tombstones,
     pub(super) permissions: Permissions,
-    pub(super) grpc_tls: Tls,
-    pub(super) bridge_tls: Tls,
+    pub(super) rates: Vec<Rule>,
+    pub(super) room: InFlight,
+    pub(super) tls: Tls,
     pub(super) ring: HashRing,
 }
 
 impl Material {
-    /// Reads all of it.
-    pub(super) fn read(settings: &Settings) -> Result<Self, StartError> {
-        Ok(Self {
-            setup: Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings)),
-            tombstones: tombstones(settings),
-            permissions: permissions(settings),
-            grpc_tls: grpc_tls(settings)?,
-            bridge_tls: bridge_tls(settings)?,
-            ring: hash_ring(settings)?,
-        })
+    /// Reads all of it. Blocks for as long as files and tokens take.
+    pub(super) fn read(settings: &Settings, role: Role) -> Result<Self, StartError> {
+        let mut material = Self { front: None, core: None, core_tls: None };
+        if role.has_bridge() {
+            let setup =
+                Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings));
+            material.front = Some(FrontMaterial { setup, tls: bridge_tls(settings)? });
+        }
+        if role.has_core() {
+            material.core = Some(CoreMaterial {
+                tombstones: tombstones(settings),
+                permissions: permissions(settings),
+                rates: call_rates(settings),
+                room: call_room(settings),
+                tls: grpc_tls(settings)?,
+                ring: hash_ring(settings)?,
+            });
+        } else {
+            material.core_tls = core_tls(settings)?;
+        }
+        Ok(material)
     }
 }
 
-/// Reads everything that the settings name, except the store, and uses nothing of it.
-pub fn check(settings: &Settings) -> Result<(), StartError> {
-    Material::read(settings)?;
-    if let StoreUrl::Postgres(_) = settings.store.url {
+/// Reads everything that the settings name for the role, except the store, and uses nothing of it.
+pub fn check(settings: &Settings, role: Role) -> Result<(), StartError> {
+    Material::read(settings, role)?;
+    if let (StoreUrl::Postgres(_), true) = (&settings.store.url, role.has_core()) {
         database(settings)?;
     }
     Ok(())
@@ -56,22 +92,78 @@ pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Sta
     fs::read(path).map(Zeroizing::new).map_err(failed)
 }
 
-/// Reads every key of ours, so that a bad staged one is found now and not when it is promoted.
+/// Reads every key of ours, so that a bad staged one is found now and not when it is promoted. Blocks for as long as a
+/// token takes.
 fn identity(settings: &Settings) -> Result<Identity, StartError> {
     let mut active = None;
     for (place, key) in settings.identity.keys.iter().enumerate() {
-        let setting = format!("identity.keys.{place}.file");
-        let text = read(&setting, &key.file)?;
-        let parsed = keys::PrivateKey::parse(&*text).map_err(|wrong| StartError::Key {
-            setting,
-            path: key.file.clone(),
-            wrong,
-        })?;
+        let signer = signer(place, key)?;
         if key.state == KeyState::Active {
-            active = Some(Identity { version: key.version.clone(), key: parsed });
+            active = Some(Identity { version: key.version.clone(), signer });
         }
     }
     Ok(active.expect("the settings have exactly one active key: config checks it"))
+}
+
+/// One of our keys, from its file or its token.
+///
+/// # Panics
+///
+/// With a key that is in neither, which no settings have.
+pub fn signer(place: usize, key: &IdentityKey) -> Result<Arc<dyn Signer>, StartError> {
+    if let Some(token) = &key.pkcs11 {
+        return token_key(place, token);
+    }
+    let path = key.file.as_ref().expect("a key is in a file or a token: config checks it");
+    let setting = format!("identity.keys.{place}.file");
+    let text = read(&setting, path)?;
+    let parsed = keys::PrivateKey::parse(&*text);
+    let parsed = parsed.map_err(|wrong| StartError::Key { setting, path: path.clone(), wrong })?;
+    Ok(Arc::new(parsed))
+}
+
+fn token_key(place: usize, token: &config::Pkcs11) -> Result<Arc<dyn Signer>, StartError> {
+    let setting = |name: &str| format!("identity.keys.{place}.pkcs11.{name}");
+    let key = match (&token.key_label, &token.key_id) {
+        (Some(label), _) => KeyName::Label(label.clone()),
+        (None, id) => KeyName::Id(bytes_of(id.as_deref().unwrap_or_default())),
+    };
+    let location = Location {
+        module: token.module.clone(),
+        token_label: token.token_label.clone(),
+        key,
+        pin: pin(setting("pin_file"), &token.pin_file)?,
+        sessions: token.sessions,
+    };
+    let opened = TokenKey::open(location).map_err(|source| {
+        let name = match source.about() {
+            About::Module => "module",
+            About::Token => "token_label",
+            About::Pin => "pin_file",
+            About::Key if token.key_label.is_some() => "key_label",
+            About::Key => "key_id",
+        };
+        StartError::Token { setting: setting(name), source }
+    });
+    Ok(Arc::new(opened?))
+}
+
+/// Of hex digits in pairs: config checks it.
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    digits.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
+}
+
+/// A line of text; wiped when it is dropped.
+fn pin(setting: String, path: &Path) -> Result<AuthPin, StartError> {
+    let bytes = read(&setting, path)?;
+    let not_text = |_| StartError::Read {
+        setting,
+        path: path.to_owned(),
+        source: io::Error::other("it is not text"),
+    };
+    let line = std::str::from_utf8(&bytes).map_err(not_text)?.trim_end_matches(['\r', '\n']);
+    Ok(AuthPin::from(line))
 }
 
 fn clients(settings: &Settings) -> Result<Clients, StartError> {
@@ -149,11 +241,6 @@ pub fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
 
 /// Who may call what of gRPC.
 fn permissions(settings: &Settings) -> Permissions {
-    let methods = |pattern: &MethodPattern| match *pattern {
-        MethodPattern::All => Methods::All,
-        MethodPattern::Service(service) => Methods::Service(service.into()),
-        MethodPattern::Method(service, method) => Methods::Method(service.into(), method.into()),
-    };
     let row = |caller: &config::Caller| Row {
         sans: caller.sans.iter().map(|san| san.as_str().into()).collect(),
         methods: caller.methods.iter().map(methods).collect(),
@@ -163,6 +250,30 @@ fn permissions(settings: &Settings) -> Permissions {
         [] => Permissions::Everybody,
         callers => Permissions::Rows(callers.iter().map(row).collect()),
     }
+}
+
+fn methods(pattern: &MethodPattern) -> Methods {
+    match *pattern {
+        MethodPattern::All => Methods::All,
+        MethodPattern::Service(service) => Methods::Service(service.into()),
+        MethodPattern::Method(service, method) => Methods::Method(service.into(), method.into()),
+    }
+}
+
+/// How many calls each caller of gRPC may make.
+fn call_rates(settings: &Settings) -> Vec<Rule> {
+    let rule = |it: &config::CallRate| Rule {
+        sans: it.sans.iter().map(|san| san.as_str().into()).collect(),
+        methods: it.methods.iter().map(methods).collect(),
+        rate: share(it.per_second, it.burst, settings),
+    };
+    settings.grpc.rates.iter().map(rule).collect()
+}
+
+/// How much room the gRPC front has.
+fn call_room(settings: &Settings) -> InFlight {
+    let of_caller = settings.grpc.max_in_flight_per_caller;
+    InFlight { total: settings.grpc.max_in_flight, per_source: of_caller, per_client: of_caller }
 }
 
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;
@@ -202,4 +313,40 @@ fn bridge_limits(settings: &Settings) -> Limits {
         cancel_token_deadline: limits.cancel_token_deadline,
         request_time_skew: limits.request_time_skew,
     }
+}
+
+/// How a bridge and its cores know each other; `None`: in plain text.
+fn core_tls(settings: &Settings) -> Result<Option<channel::Tls>, StartError> {
+    let config::Core::Remote(cores) = &settings.bridge.core else { return Ok(None) };
+    let Some(files) =
+        settings.bridge.core_tls.as_ref().filter(|_| cores[..].iter().any(|core| core.tls))
+    else {
+        return Ok(None);
+    };
+    let config = tls::client(&files.ca_file, &files.cert_file, &files.key_file, &["h2"])
+        .map_err(|source| StartError::Tls { setting: "bridge.core_tls", source })?;
+    let named = |name: &String| {
+        let named = ServerName::try_from(name.clone());
+        named.map_err(|_| StartError::CoreName {
+            setting: "bridge.core_tls.server_name",
+            wrong: NoName(name.clone()),
+        })
+    };
+    let server_name = files.server_name.as_ref().map(named).transpose()?;
+    Ok(Some(channel::Tls { config, server_name }))
+}
+
+/// The way to the cores elsewhere.
+pub(super) fn channel(
+    settings: &Settings,
+    tls: Option<channel::Tls>,
+) -> Result<Channel, StartError> {
+    let places = match &settings.bridge.core {
+        config::Core::InProcess => Vec::new(),
+        config::Core::Remote(cores) => {
+            cores.iter().map(|core| Place { host: core.host.clone(), port: core.port }).collect()
+        }
+    };
+    Channel::start(places, tls)
+        .map_err(|wrong| StartError::CoreName { setting: "bridge.core", wrong })
 }

@@ -1,7 +1,9 @@
 //! The composition root: reads what the settings name, builds every ring, binds, serves, drains.
 //!
-//! Nothing is bound before all settings, keys and the store are read; readiness turns on last and off first.
+//! Nothing is bound before all settings, keys and the store are read; readiness turns on last and off first. Which
+//! rings there are is the role's: the core, the signed JSON front before it, or the front alone with cores elsewhere.
 
+mod core;
 mod error;
 mod material;
 mod reload;
@@ -12,56 +14,46 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, signal::unix::Signal, task::JoinHandle, time};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
+use self::{
+    core::{Core, watch_cores},
+    material::{CoreMaterial, FrontMaterial, Material, channel},
+    reload::{Live, LiveCore, LiveFront, Reloader},
+    scrape::scrape_channel,
+};
 pub use self::{
     error::StartError,
-    material::{check, hash_ring},
+    material::{check, hash_ring, signer},
     reload::{Begun, Outcomes, Source},
     store::{Closing, Opened, Tool, database, open_store, open_tool},
-};
-use self::{
-    material::Material,
-    reload::{Live, Reloader},
-    scrape::scrape,
-    store::{check_after_unclean_stop, watch_store},
 };
 use crate::{
     admin::Admin,
     bridge::Bridge,
-    config::{PathPrefix, Settings},
-    engine::{self, Clock as _, Engine, SystemClock},
-    feed::{self, Feed, Wake},
-    grpc::{
-        client,
-        server::{Deadlines, Health, Server},
-    },
+    config::{PathPrefix, Role, Settings},
+    engine::Engine,
+    grpc::{channel::Channel, client, server::Health},
     layer::budget::Budget,
-    listen::{Bounds, Front, Protocol},
-    watch_list::WatchList,
+    listen::{self, Bodies, Bounds, Front, Protocol, Stop},
 };
 
 /// A service that runs.
 pub struct Running {
-    /// Where gRPC listens.
-    pub grpc: SocketAddr,
-    /// Where the JSON front listens.
-    pub bridge: SocketAddr,
+    /// Where gRPC listens; nowhere in the role of a bridge.
+    pub grpc: Option<SocketAddr>,
+    /// Where the JSON front listens; nowhere in the role of a core.
+    pub bridge: Option<SocketAddr>,
     /// Where probes are answered.
     pub admin: SocketAddr,
-    /// The core, for whoever runs in the same process.
-    pub engine: Engine,
     /// What a reload replaces, until there is a task that does.
     live: Option<Live>,
     reloads: Arc<Outcomes>,
     reloader: Option<JoinHandle<()>>,
     probes: Admin,
-    health: Health,
-    store: Opened,
-    watch: [JoinHandle<()>; 2],
-    worker: JoinHandle<()>,
-    feed: Feed,
-    beside_feed: JoinHandle<()>,
+    core: Option<(Core, Health)>,
+    /// Looks after cores elsewhere.
+    watch: Option<JoinHandle<()>>,
     fronts: Fronts,
     drain_delay: Duration,
     grace: Duration,
@@ -73,127 +65,125 @@ fn swapped<T>(shared: Arc<T>) -> Arc<ArcSwap<T>> {
 
 /// What listens. The platform's front ends last, so that probes are answered while the others drain.
 struct Fronts {
-    stop: CancellationToken,
-    stop_admin: CancellationToken,
+    stop: Stop,
+    stop_admin: Stop,
     connections: TaskTracker,
     tasks: TaskTracker,
+}
+
+/// Where the core is.
+enum Behind {
+    /// In this process.
+    Here(Box<CoreMaterial>),
+    /// Reached over the network.
+    Elsewhere(Channel),
 }
 
 /// Room for probes and scrapes: they are few.
 const ADMIN_CONNECTIONS: usize = 64;
 
-/// Starts the whole service in this process.
-pub async fn start(settings: &Settings) -> Result<Running, StartError> {
-    let Material { setup, tombstones, permissions, grpc_tls, bridge_tls, ring } =
-        Material::read(settings)?;
-    let fingerprints = ring.fingerprints().clone();
+/// Starts what the role says in this process.
+pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartError> {
+    let Material { front, core: of_core, core_tls } = Material::read(settings, role)?;
+    let behind = match of_core {
+        Some(material) => Behind::Here(Box::new(material)),
+        None => Behind::Elsewhere(channel(settings, core_tls)?),
+    };
 
-    let grpc = bind("grpc.listen", settings.grpc.listen).await?;
-    let bridge = bind("bridge.listen", settings.bridge.listen).await?;
-    let admin = bind("admin.listen", settings.admin.listen).await?;
-    let addresses = [&grpc, &bridge, &admin].map(|(_, address)| *address);
+    let grpc = bind_if(role.has_core(), "grpc.listen", settings.grpc.listen)?;
+    let bridge = bind_if(role.has_bridge(), "bridge.listen", settings.bridge.listen)?;
+    let admin = bind("admin.listen", settings.admin.listen)?;
+    let at = |bound: &Option<(TcpListener, SocketAddr)>| bound.as_ref().map(|(_, at)| *at);
+    let (grpc_at, bridge_at, admin_at) = (at(&grpc), at(&bridge), admin.1);
 
     // alive, and not ready, while the database is waited for
     let fronts = Fronts {
-        stop: CancellationToken::new(),
-        stop_admin: CancellationToken::new(),
+        stop: Stop::default(),
+        stop_admin: Stop::default(),
         connections: TaskTracker::new(),
         tasks: TaskTracker::new(),
     };
-    let front = |(listener, _), tls, protocol, connections| Front {
+    let listening = |(listener, _), tls, protocol, connections| Front {
         listener,
         tls,
         protocol,
         bounds: bounds(settings),
         connections,
+        bodies: None,
     };
     let probes = Admin::new();
     let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
-    let admin = front(admin, None, Protocol::Http1, platform);
+    let admin = listening(admin, None, Protocol::Http1, platform);
     fronts.tasks.spawn(admin.serve(
         probes.clone().router(),
         fronts.stop_admin.clone(),
         TaskTracker::new(),
     ));
 
-    let (store, primary) = open_store(settings, &ring).await?;
-    check_after_unclean_stop(&store);
     let limits = &settings.limits;
-    let wake = Wake::default();
-    let (feed, beside_feed) = Feed::start(
-        store.store(),
-        wake.clone(),
-        feed_settings(settings),
-        Arc::new(|| SystemClock.now()),
-    );
-    let (engine, worker) = Engine::start(
-        store.store(),
-        &wake,
-        ring.with_primary(primary),
-        Arc::new(settings.policy.clone()),
-        Arc::new(SystemClock),
-        engine::Limits { queue: limits.queue, batch: limits.batch },
-    );
-    engine.set_tombstones(tombstones);
-    let deadlines = Deadlines {
-        cancel_payment: limits.cancel_payment_deadline,
-        cancel_token: limits.cancel_token_deadline,
-        other: limits.default_deadline,
-    };
-    let server = Server::new(engine.clone(), deadlines);
-    let core = client::Client::in_process(&server);
-    let permissions = Arc::new(ArcSwap::from_pointee(permissions));
-    let (calls, health) =
-        server.stack(feed.clone(), settings.grpc.reflection, Arc::clone(&permissions));
-    let prefixes: Vec<&str> =
-        settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
-    let (grpc_tls, bridge_tls) = (grpc_tls.map(swapped), bridge_tls.map(swapped));
-    let json = Bridge::new(&prefixes, setup, core);
-    let live = Live {
-        bridge: json.clone(),
-        engine: engine.clone(),
-        permissions,
-        grpc_tls: grpc_tls.clone(),
-        bridge_tls: bridge_tls.clone(),
-        ring: fingerprints,
-    };
-    let reloads = Outcomes::begun();
-    let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
-    probes.set_metrics({
-        // not the engine: whoever still scrapes must not keep it from ending
-        let (counters, watch_list) = (engine.counters(), watch_list.clone());
-        let reloads = Arc::clone(&reloads);
-        move || scrape(&counters) + &watch_list.text() + &reloads.text()
-    });
-
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
     let (stop, open) = (&fronts.stop, &fronts.connections);
-    let grpc = front(grpc, grpc_tls, Protocol::Http2, connections());
-    fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
-    let bridge = front(bridge, bridge_tls, Protocol::Http1, connections());
-    fronts.tasks.spawn(bridge.serve(json.router(), stop.clone(), open.clone()));
-    let watch = [
-        tokio::spawn(watch_store(store.store(), probes.clone())),
-        tokio::spawn(watch_list.keep(store.store())),
-    ];
-    health.serving().await;
+
+    let reloads = Outcomes::begun();
+    let mut live = Live { front: None, core: None, channel: None };
+    let (mut core, mut watch) = (None, None);
+    let client = match behind {
+        Behind::Here(material) => {
+            let CoreMaterial { tombstones, permissions, rates, room, tls, ring } = *material;
+            let of_core = LiveCore::new(permissions, rates, room, tls, &ring);
+            let started = Core::start(settings, ring, tombstones, &probes, &reloads).await?;
+            let server = started.server();
+            let (feed, reflection) = (started.feed.clone(), settings.grpc.reflection);
+            let (calls, health) = server.stack(feed, reflection, of_core.door.clone());
+            if let Some(grpc) = grpc {
+                let tls = of_core.tls.clone();
+                let mut grpc = listening(grpc, tls, Protocol::Http2, connections());
+                // the generated services read a message whole, however long that takes
+                let (bytes, of_source) =
+                    (limits.body_bytes_in_flight, limits.body_bytes_in_flight_per_source);
+                let bytes = Budget::new(bytes, of_source);
+                grpc.bodies = Some(Bodies { timeout: limits.body_timeout, bytes });
+                fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
+            }
+            live.core = Some((of_core, started.engine.clone()));
+            let client = client::Client::in_process(&server);
+            core = Some((started, health));
+            client
+        }
+        Behind::Elsewhere(channel) => {
+            probes.set_core(false);
+            probes.set_metrics({
+                let (channel, reloads) = (channel.clone(), Arc::clone(&reloads));
+                move || scrape_channel(&channel) + &reloads.text()
+            });
+            watch = Some(tokio::spawn(watch_cores(channel.clone(), probes.clone())));
+            live.channel = Some(channel.clone());
+            client::Client::over(channel)
+        }
+    };
+    if let (Some(FrontMaterial { setup, tls }), Some(bridge)) = (front, bridge) {
+        let prefixes: Vec<&str> =
+            settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
+        let json = Bridge::new(&prefixes, setup, client);
+        let tls = tls.map(swapped);
+        live.front = Some(LiveFront { bridge: json.clone(), tls: tls.clone() });
+        let bridge = listening(bridge, tls, Protocol::Http1, connections());
+        fronts.tasks.spawn(bridge.serve(json.router(), stop.clone(), open.clone()));
+    }
+    if let Some((_, health)) = &core {
+        health.serving().await;
+    }
     probes.set_ready(true);
-    let [grpc, bridge, admin] = addresses;
     Ok(Running {
-        grpc,
-        bridge,
-        admin,
-        engine,
+        grpc: grpc_at,
+        bridge: bridge_at,
+        admin: admin_at,
         live: Some(live),
         reloads,
         reloader: None,
         probes,
-        health,
-        store,
+        core,
         watch,
-        worker,
-        feed,
-        beside_feed,
         fronts,
         drain_delay: settings.shutdown.drain_delay,
         grace: settings.shutdown.grace,
@@ -206,6 +196,11 @@ impl Running {
         &self.reloads
     }
 
+    /// The core, for whoever runs in the same process; there is none in the role of a bridge.
+    pub fn engine(&self) -> Option<&Engine> {
+        self.core.as_ref().map(|(core, _)| &core.engine)
+    }
+
     /// Follows the settings that it was started with: whenever they or the files they name change, and at each signal,
     /// they are read again and replace what runs.
     pub fn follow(&mut self, begun: Begun, hang_up: Signal) {
@@ -216,67 +211,69 @@ impl Running {
     }
 
     /// Drains: not ready, wait for the balancer, accept no more, finish what was accepted, close the store.
-    pub async fn stop(mut self) {
-        self.watch.iter().for_each(JoinHandle::abort);
+    pub async fn stop(self) {
+        let Self { live, reloader, probes, core, watch, fronts, drain_delay, grace, .. } = self;
         // what it reloads has handles of the engine, which would not end
-        self.live = None;
-        if let Some(reloader) = self.reloader.take() {
+        drop(live);
+        if let Some(reloader) = reloader {
             reloader.abort();
             if reloader.await.is_ok() {
                 tracing::debug!("nothing is reloaded any more");
             }
         }
-        self.probes.set_ready(false);
-        self.health.stopping().await;
-        time::sleep(self.drain_delay).await;
+        if let Some(watch) = watch {
+            watch.abort();
+        }
+        if let Some((core, _)) = &core {
+            core.unwatch();
+        }
+        probes.set_ready(false);
+        if let Some((_, health)) = &core {
+            health.stopping().await;
+        }
+        fronts.stop.soon.cancel();
+        time::sleep(drain_delay).await;
 
-        self.fronts.stop.cancel();
-        // streams have no end of their own, and must not hold the rest
-        self.feed.stop();
-        self.fronts.connections.close();
-        if time::timeout(self.grace, self.fronts.connections.wait()).await.is_err() {
+        fronts.stop.now.cancel();
+        if let Some((core, _)) = &core {
+            // streams have no end of their own, and must not hold the rest
+            core.feed.stop();
+        }
+        fronts.connections.close();
+        if time::timeout(grace, fronts.connections.wait()).await.is_err() {
             tracing::warn!("some connections did not end within shutdown.grace and are dropped");
         }
-        self.fronts.stop_admin.cancel();
-        self.fronts.tasks.close();
-        self.fronts.tasks.wait().await;
+        fronts.stop_admin.now.cancel();
+        fronts.tasks.close();
+        fronts.tasks.wait().await;
 
-        let Self { engine, probes, worker, beside_feed, store, grace, .. } = self;
-        if time::timeout(Duration::from_secs(1), beside_feed).await.is_err() {
-            tracing::debug!("the feed waits for the store, and is left");
-        }
         // the probes count what the engine does, so they have a handle too
-        drop((engine, probes));
-        // ends by itself once every handle is gone; a dropped connection's may be left
-        if time::timeout(Duration::from_secs(1), worker).await.is_err() {
-            tracing::debug!("commands of dropped connections are left unanswered");
-        }
-        // a disk that does not come back must not hold the process
-        let closed = tokio::task::spawn_blocking(move || store.close());
-        if !matches!(time::timeout(grace, closed).await, Ok(Ok(()))) {
-            tracing::error!("the store could not be closed in order; its next start recovers");
+        drop(probes);
+        if let Some((core, _)) = core {
+            core.stop(grace).await;
         }
     }
 }
 
-async fn bind(
+fn bind_if(
+    is_due: bool,
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    if !is_due {
+        return Ok(None);
+    }
+    bind(setting, address).map(Some)
+}
+
+fn bind(
     setting: &'static str,
     address: SocketAddr,
 ) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Bind { setting, address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen::bind(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
-}
-
-fn feed_settings(settings: &Settings) -> feed::Settings {
-    let config = &settings.feed;
-    feed::Settings {
-        required: config.required_consumers.clone(),
-        retention: config.retention,
-        purge_interval: config.purge_interval,
-        keep_alive: config.keep_alive,
-    }
 }
 
 fn bounds(settings: &Settings) -> Bounds {

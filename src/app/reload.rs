@@ -33,9 +33,14 @@ use super::{
 };
 use crate::{
     bridge::Bridge,
-    config::{ConfigError, Loaded, Settings, environment},
-    engine::Engine,
-    layer::identity::Permissions,
+    config::{ConfigError, Loaded, Role, Settings, environment},
+    engine::{Engine, HashRing},
+    grpc::{channel::Channel, front::Door},
+    layer::{
+        caller_rate::{CallerRates, Rule},
+        identity::Permissions,
+        overload::{InFlight, Overload},
+    },
 };
 
 /// Where settings come from, so that they can be read again.
@@ -43,6 +48,8 @@ use crate::{
 pub struct Source {
     /// The file.
     pub file: PathBuf,
+    /// What runs in this process.
+    pub role: Role,
     /// What the command line sets.
     pub flags: Vec<(String, String)>,
     /// Whether the environment's variables count.
@@ -53,7 +60,7 @@ impl Source {
     /// Reads them.
     pub fn load(&self) -> Result<Loaded, ConfigError> {
         let variables = self.environment.then(environment).into_iter().flatten();
-        Settings::load(Some(&self.file), variables, &self.flags)
+        Settings::load_as(self.role, Some(&self.file), variables, &self.flags)
     }
 }
 
@@ -132,24 +139,69 @@ fn now_s() -> u64 {
 
 /// What a reload replaces under the requests that run.
 pub(super) struct Live {
+    pub(super) front: Option<LiveFront>,
+    pub(super) core: Option<(LiveCore, Engine)>,
+    pub(super) channel: Option<Channel>,
+}
+
+/// Of the JSON front.
+pub(super) struct LiveFront {
     pub(super) bridge: Bridge,
-    pub(super) engine: Engine,
-    pub(super) permissions: Arc<ArcSwap<Permissions>>,
-    pub(super) grpc_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
-    pub(super) bridge_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+}
+
+/// Of the gRPC front and the core.
+pub(super) struct LiveCore {
+    pub(super) door: Door,
+    pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     /// What the engine hashes tokens with; a reload does not touch it.
-    pub(super) ring: Vec<[u8; 16]>,
+    ring: Vec<[u8; 16]>,
+}
+
+impl LiveCore {
+    pub(super) fn new(
+        permissions: Permissions,
+        rates: Vec<Rule>,
+        room: InFlight,
+        tls: Tls,
+        ring: &HashRing,
+    ) -> Self {
+        Self {
+            door: Door {
+                permissions: Arc::new(ArcSwap::from_pointee(permissions)),
+                overload: Overload::new(room),
+                rates: CallerRates::new(rates),
+            },
+            tls: tls.map(|tls| Arc::new(ArcSwap::new(tls))),
+            ring: ring.fingerprints().clone(),
+        }
+    }
 }
 
 impl Live {
     /// Replaces all of it. Nothing here can fail.
     fn replace(&self, material: Material) {
-        let Material { setup, tombstones, permissions, grpc_tls, bridge_tls, ring: _ } = material;
-        self.bridge.reload(setup);
-        self.engine.set_tombstones(tombstones);
-        self.permissions.store(Arc::new(permissions));
-        swap(self.grpc_tls.as_ref(), grpc_tls);
-        swap(self.bridge_tls.as_ref(), bridge_tls);
+        let Material { front, core, core_tls } = material;
+        if let (Some(live), Some(front)) = (&self.front, front) {
+            live.bridge.reload(front.setup);
+            swap(live.tls.as_ref(), front.tls);
+        }
+        if let (Some((live, engine)), Some(core)) = (&self.core, core) {
+            engine.set_tombstones(core.tombstones);
+            live.door.permissions.store(Arc::new(core.permissions));
+            live.door.rates.reload(core.rates);
+            live.door.overload.resize(core.room);
+            swap(live.tls.as_ref(), core.tls);
+        }
+        if let (Some(channel), Some(tls)) = (&self.channel, core_tls) {
+            channel.set_tls(tls);
+        }
+    }
+
+    /// Whether these hash keys are those that the engine hashes with.
+    fn has_ring(&self, material: &Material) -> bool {
+        let now = material.core.as_ref().map(|core| core.ring.fingerprints());
+        self.core.as_ref().zip(now).is_none_or(|((live, _), now)| *now == live.ring)
     }
 }
 
@@ -161,10 +213,13 @@ fn swap(live: Option<&Arc<ArcSwap<rustls::ServerConfig>>>, tls: Tls) {
 }
 
 /// Settings whose change takes effect without a restart: by the beginning of their names.
-const LIVE: [&str; 11] = [
+const LIVE: [&str; 14] = [
+    "bridge.core_tls.",
     "bridge.tls.",
     "clients.",
     "grpc.callers.",
+    "grpc.max_in_flight",
+    "grpc.rates.",
     "grpc.tls.",
     "identity.keys.",
     "limits.body_",
@@ -326,7 +381,7 @@ impl Reloader {
                     }
                 };
                 let files = files(&source, &loaded, &tried);
-                let material = Material::read(&loaded.settings)
+                let material = Material::read(&loaded.settings, source.role)
                     .map_err(|error| Refused::Material(said(&loaded, &error)));
                 (look(&files), material.map(|material| (loaded, material)))
             });
@@ -360,8 +415,9 @@ impl Reloader {
         // a password in the URL is not printed
         fix(now.store != then.store, "store.");
         fix(now.grpc.tls.is_some() != then.grpc.tls.is_some(), "grpc.tls");
+        fix(now.bridge.core_tls.is_some() != then.bridge.core_tls.is_some(), "bridge.core_tls");
         fix(now.bridge.tls.is_some() != then.bridge.tls.is_some(), "bridge.tls");
-        fix(material.ring.fingerprints() != &self.live.ring, "tokens.hash_key_files");
+        fix(!self.live.has_ring(&material), "tokens.hash_key_files");
         if !fixed.is_empty() {
             return Err(Refused::Restart(fixed.join(", ")));
         }

@@ -125,11 +125,12 @@ pub(super) async fn sealed(
         &time,
         response.body(),
     );
-    let signature = cache.header(&time, signed).await;
+    let signature = cache.header(&time, signed).await.inspect_err(|error| {
+        tracing::error!(%error, "an answer could not be signed; the caller is told to ask again");
+    });
     let client = HeaderValue::try_from(address.client.as_str()).ok();
     let (Ok(signature), Some(client), Ok(time)) = (signature, client, HeaderValue::try_from(time))
     else {
-        tracing::error!("an answer could not be signed; the caller is told to ask again");
         return plain(&Reply::of(ResultCode::UnknownException));
     };
     let headers = response.headers_mut();

@@ -7,7 +7,8 @@ use std::{
 
 use super::{
     front::Api,
-    keys::{Fingerprint, PrivateKey, PublicKey},
+    keys::{Fingerprint, PublicKey},
+    signer::Signer,
 };
 use crate::{
     domain::{
@@ -180,6 +181,6 @@ impl Clients {
 pub struct Identity {
     /// Our `keyVersion`.
     pub version: String,
-    /// The key.
-    pub key: PrivateKey,
+    /// What signs under it.
+    pub signer: Arc<dyn Signer>,
 }

@@ -18,7 +18,10 @@ use aws_lc_rs::{
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use pkcs8::{LineEnding, PrivateKeyInfo, der::pem};
+use pkcs8::{
+    LineEnding, PrivateKeyInfo,
+    der::{Decode as _, Encode as _, asn1::UintRef, pem},
+};
 use zeroize::Zeroizing;
 
 pub use self::{
@@ -66,6 +69,26 @@ impl PublicKey {
             AnyKey::Public(key) => Ok(key),
             AnyKey::Private(_) => Err(KeyError::PrivateForPublic),
         }
+    }
+
+    /// From its two numbers, big-endian, as a token tells them.
+    pub fn from_numbers(modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
+        let significant = |number: &[u8]| {
+            let zeros = number.iter().take_while(|byte| **byte == 0).count();
+            number.get(zeros..).unwrap_or_default().to_vec()
+        };
+        let (modulus, exponent) = (significant(modulus), significant(exponent));
+        let bits = check(&modulus, &exponent)?;
+        let number = |bytes| UintRef::new(bytes).map_err(|_| KeyError::NotAKey);
+        let key =
+            pkcs1::RsaPublicKey { modulus: number(&modulus)?, public_exponent: number(&exponent)? };
+        Self::from_pkcs1(&key.to_der().map_err(|_| KeyError::NotAKey)?, bits)
+    }
+
+    /// Modulus and exponent, big-endian, without leading zeros.
+    pub fn numbers(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let key = pkcs1::RsaPublicKey::from_der(&self.pkcs1).ok()?;
+        Some((key.modulus.as_bytes().to_vec(), key.public_exponent.as_bytes().to_vec()))
     }
 
     /// From PKCS#1 in DER, the numbers checked before.

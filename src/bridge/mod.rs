@@ -11,6 +11,7 @@ mod cancel_payment;
 mod cancel_token;
 mod checks;
 mod commands;
+pub mod diagnose;
 pub mod envelope;
 mod exchange;
 pub mod front;
@@ -24,6 +25,7 @@ pub mod request_time;
 mod seal;
 mod sign_cache;
 pub mod signature;
+pub mod signer;
 
 pub use self::{
     front::{Api, Bridge, Limits, Setup},

@@ -4,15 +4,27 @@
 //! have the same signature. The signed string holds method, path, query, client, second and body; the key is ours alone
 //! and fixed for a cache. Signing costs more than all else together, so most answers under load cost none.
 
+//!
+//! What signs may be a device that is slow, or hangs: so no more signatures are computed at once than it is good for,
+//! and nobody waits for one longer than [`PATIENCE`]. A thread that hangs keeps its place, so there are never more of them.
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use http::HeaderValue;
-use tokio::{sync::OnceCell, task};
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    task, time,
+};
 
-use super::{identity::Identity, signature};
+use super::{identity::Identity, signature, signer::SignError};
+
+/// Longest wait for a signature, its place in the queue included. An answer is signed after its deadline, 1.5 s before
+/// Alipay+ gives up.
+const PATIENCE: Duration = Duration::from_millis(1_200);
 
 /// Most signatures kept: answers of one second that differ.
 const ENTRIES_MAX: usize = 4_096;
@@ -24,6 +36,8 @@ type Slot = Arc<OnceCell<HeaderValue>>;
 /// Signs, and keeps what it signed for as long as it can be used.
 pub(super) struct SignCache {
     identity: Arc<Identity>,
+    /// Signatures at once.
+    places: Arc<Semaphore>,
     second: Mutex<Second>,
 }
 
@@ -35,12 +49,19 @@ struct Second {
 
 /// Signing failed; the answer must not go out as if it were proven.
 #[derive(Debug, thiserror::Error)]
-#[error("an answer could not be signed")]
-pub(super) struct Unsigned;
+pub(super) enum Unsigned {
+    #[error("no signature within {PATIENCE:?}")]
+    TooLate,
+    #[error(transparent)]
+    Failed(#[from] SignError),
+    #[error("signing panicked")]
+    Panicked,
+}
 
 impl SignCache {
     pub(super) fn new(identity: Identity) -> Self {
-        Self { identity: Arc::new(identity), second: Mutex::default() }
+        let places = Arc::new(Semaphore::new(identity.signer.at_once().max(1)));
+        Self { identity: Arc::new(identity), places, second: Mutex::default() }
     }
 
     /// The `signature` header for a signed string of this second.
@@ -50,19 +71,23 @@ impl SignCache {
         signed: Vec<u8>,
     ) -> Result<HeaderValue, Unsigned> {
         let slot = self.slot(response_time, &signed);
-        let sign = || async {
-            let identity = Arc::clone(&self.identity);
-            // hundreds of microseconds of arithmetic have no place among the async workers
-            task::spawn_blocking(move || {
-                let signature = identity.key.sign(&signed).ok()?;
-                HeaderValue::try_from(signature::header(&identity.version, &signature)).ok()
-            })
-            .await
-            .ok()
-            .flatten()
-            .ok_or(Unsigned)
-        };
-        slot.get_or_try_init(sign).await.cloned()
+        // around the whole wait: callers of one slot stand behind each other's attempts
+        let sign = slot.get_or_try_init(|| self.sign(signed));
+        time::timeout(PATIENCE, sign).await.map_err(|_| Unsigned::TooLate)?.cloned()
+    }
+
+    async fn sign(&self, signed: Vec<u8>) -> Result<HeaderValue, Unsigned> {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let identity = Arc::clone(&self.identity);
+        // hundreds of microseconds of arithmetic, or a wait for a device, have no place among the async workers
+        let signing = task::spawn_blocking(move || {
+            // given back by the thread, not by who waits for it: he may have gone
+            let _place = place;
+            let signature = identity.signer.sign(&signed)?;
+            Ok(HeaderValue::try_from(signature::header(&identity.version, &signature))
+                .expect("a version is plain ASCII by its setting, and the rest is percent-encoded"))
+        });
+        signing.await.unwrap_or(Err(Unsigned::Panicked))
     }
 
     fn slot(&self, response_time: &str, signed: &[u8]) -> Slot {
@@ -79,5 +104,72 @@ impl SignCache {
             second.slots.insert(signed.into(), Arc::clone(&slot));
         }
         slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Condvar,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::bridge::{
+        keys::{PrivateKey, PublicKey},
+        signer::Signer,
+    };
+
+    /// A device that hangs until it is let go.
+    #[derive(Debug)]
+    struct Hung {
+        key: PrivateKey,
+        asked: AtomicUsize,
+        free: Mutex<bool>,
+        freed: Condvar,
+    }
+
+    impl Signer for Hung {
+        fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            drop(self.freed.wait_while(self.free.lock().unwrap(), |free| !*free).unwrap());
+            Signer::sign(&self.key, message)
+        }
+
+        fn public(&self) -> &PublicKey {
+            self.key.public()
+        }
+
+        fn at_once(&self) -> usize {
+            2
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_device_that_hangs_holds_its_few_threads_and_nobody_for_long() {
+        let hung = Arc::new(Hung {
+            key: PrivateKey::generate(2048).unwrap(),
+            asked: AtomicUsize::new(0),
+            free: Mutex::new(false),
+            freed: Condvar::new(),
+        });
+        let signer = Arc::clone(&hung);
+        let cache = SignCache::new(Identity { version: "1".to_owned(), signer });
+        let begun = std::time::Instant::now();
+        // two equal answers among them, which wait for one signature
+        let answers = ["a", "a", "b", "c", "d", "e"].map(|body| cache.header("now", body.into()));
+        for answer in join_all(answers).await {
+            assert!(matches!(answer, Err(Unsigned::TooLate)), "{answer:?}");
+        }
+        assert!(begun.elapsed() < 2 * PATIENCE, "{:?}", begun.elapsed());
+        assert_eq!(hung.asked.load(Ordering::SeqCst), 2);
+
+        *hung.free.lock().unwrap() = true;
+        hung.freed.notify_all();
+        let header = cache.header("now", b"a".into()).await.unwrap();
+        let read = signature::SignatureHeader::parse(header.as_bytes()).unwrap();
+        assert!(hung.public().verify(b"a", &read.signature));
     }
 }

@@ -8,9 +8,10 @@ use std::{
     process::ExitCode,
 };
 
+use super::role::RoleName;
 use crate::{
     app,
-    config::{ConfigError, Loaded, Settings, environment},
+    config::{ConfigError, Loaded, Role, Settings, environment},
 };
 
 /// Exit status of a wrong usage or configuration.
@@ -25,7 +26,7 @@ pub struct ConfigArgs {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum ConfigCommand {
-    /// Checks the settings, and that every file they name can be read; exit status 2 if not
+    /// Checks the settings, and that every file that the role needs can be read; exit status 2 if not
     Check(FileArgs),
     /// Prints the settings in effect as TOML, with where each came from and without secrets
     Print(FileArgs),
@@ -36,6 +37,9 @@ struct FileArgs {
     /// The settings file; environment variables ALIPAYPLUS_CANCEL__SECTION__KEY win over it
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// What they are for
+    #[arg(long, value_enum, default_value_t)]
+    role: RoleName,
 }
 
 /// What goes to the two outputs.
@@ -65,18 +69,20 @@ impl ConfigArgs {
     fn answer(&self, env: impl Iterator<Item = (String, String)>) -> Result<Answer, String> {
         let told = |error: ConfigError| error.to_string();
         match &self.command {
-            ConfigCommand::Check(FileArgs { config }) => {
-                let loaded = Settings::load(Some(config), env, &[]).map_err(told)?;
+            ConfigCommand::Check(FileArgs { config, role }) => {
+                let role = Role::from(*role);
+                let loaded = Settings::load_as(role, Some(config), env, &[]).map_err(told)?;
                 let problems = unreadable_files(&loaded);
                 if !problems.is_empty() {
                     return Err(problems.join("\n"));
                 }
-                app::check(&loaded.settings)
+                app::check(&loaded.settings, role)
                     .map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
                 Ok(Answer { out: summary(config, &loaded), warnings: warnings(&loaded) })
             }
-            ConfigCommand::Print(FileArgs { config }) => {
-                let loaded = Settings::load(Some(config), env, &[]).map_err(told)?;
+            ConfigCommand::Print(FileArgs { config, role }) => {
+                let role = Role::from(*role);
+                let loaded = Settings::load_as(role, Some(config), env, &[]).map_err(told)?;
                 Ok(Answer { out: loaded.print(), warnings: warnings(&loaded) })
             }
         }
@@ -110,11 +116,14 @@ fn read(file: &Path) -> io::Result<()> {
 
 fn summary(file: &Path, loaded: &Loaded) -> String {
     let Settings { grpc, bridge, admin, clients, identity, .. } = &loaded.settings;
+    let role = loaded.role;
+    let grpc = role.has_core().then(|| format!("grpc on {}, ", grpc.listen));
+    let bridge = role.has_bridge().then(|| format!("bridge on {}, ", bridge.listen));
     format!(
-        "ok: {}: grpc on {}, bridge on {}, admin on {}; {} clients, {} signing keys, {} files can be read\n",
+        "ok: {}: {}{}admin on {}; {} clients, {} signing keys, {} files can be read\n",
         file.display(),
-        grpc.listen,
-        bridge.listen,
+        grpc.unwrap_or_default(),
+        bridge.unwrap_or_default(),
         admin.listen,
         clients.len(),
         identity.keys.len(),

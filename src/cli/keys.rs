@@ -7,6 +7,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,7 +19,14 @@ mod rotate;
 
 use self::rotate::Rotate;
 use super::Usage;
-use crate::bridge::keys::{AnyKey, Form, PrivateKey, PublicKey};
+use crate::{
+    app,
+    bridge::{
+        keys::{AnyKey, Form, PrivateKey, PublicKey},
+        signer::Signer,
+    },
+    config::{IdentityKey, KeyState},
+};
 
 /// The name of the two files where `--out` names a directory.
 const DEFAULT_NAME: &str = "alipayplus-cancel";
@@ -82,7 +90,10 @@ enum Bits {
 )]
 struct Show {
     /// A key file, public or private, in any form
-    file: PathBuf,
+    #[arg(required_unless_present = "config")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    signing: SigningKey,
     /// Print this form alone on standard output; size and fingerprint then go to standard error. All forms by default
     #[arg(long, value_enum)]
     form: Option<ShownForm>,
@@ -105,6 +116,37 @@ enum ShownForm {
     BarePkcs1,
 }
 
+/// A signing key of the settings, in a file or in its token.
+#[derive(Args, Clone, Debug)]
+struct SigningKey {
+    /// The settings file: takes the wallet's signing key from there, also one that stays in an HSM
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Which of them, by its version; the active one by default
+    #[arg(long, value_name = "VERSION", requires = "config")]
+    key_version: Option<String>,
+}
+
+impl SigningKey {
+    /// What it is called, and it, if it was asked for.
+    fn open(&self) -> Result<Option<(String, Arc<dyn Signer>)>> {
+        let Some(config) = &self.config else { return Ok(None) };
+        let keys = super::settings(config)?.settings.identity.keys;
+        let wanted = |key: &IdentityKey| match &self.key_version {
+            Some(version) => key.version == *version,
+            None => key.state == KeyState::Active,
+        };
+        let Some(place) = keys.iter().position(wanted) else {
+            let versions: Vec<_> = keys.iter().map(|key| format!("`{}`", key.version)).collect();
+            bail!(Usage(format!("no such --key-version; there are: {}", versions.join(", "))))
+        };
+        let key = &keys[place];
+        let signer = app::signer(place, key).map_err(super::start_error)?;
+        let kept = if key.pkcs11.is_some() { "in its token" } else { "in its file" };
+        Ok(Some((format!("identity.keys.{place}, version {}, {kept}", key.version), signer)))
+    }
+}
+
 /// Says whether a private and a public key belong together, and in which form each of them is.
 ///
 /// Exit status: 0 if they do, 1 if they do not, 2 if one of them cannot be read.
@@ -115,8 +157,15 @@ enum ShownForm {
 )]
 struct Check {
     /// File of the private key
-    #[arg(long, value_name = "FILE")]
-    private: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "config",
+        conflicts_with = "config"
+    )]
+    private: Option<PathBuf>,
+    #[command(flatten)]
+    signing: SigningKey,
     /// File of the public key
     #[arg(long, value_name = "FILE")]
     public: PathBuf,
@@ -204,36 +253,65 @@ impl Bits {
 
 impl Show {
     fn run(&self, out: &mut impl Write, notes: &mut impl Write) -> Result<()> {
-        let (key, form) = read(&self.file)?;
-        let Some(shown) = self.form else { return self.show_all(&key, form, out) };
-        let text = self.text(&key, shown)?;
+        if let Some((name, signer)) = self.signing.open()? {
+            let taken = self.file.is_some() || self.private;
+            let told =
+                "--config shows the public part of a signing key; leave FILE and --private out";
+            ensure!(!taken, Usage(told.to_owned()));
+            return Self::show_public(&name, signer.public(), self.form, out, notes);
+        }
+        let file = self.file.as_deref().context("clap asks for FILE or --config")?;
+        let (key, form) = read(file)?;
+        let Some(shown) = self.form else { return self.show_all(file, &key, form, out) };
+        let text = self.text(file, &key, shown)?;
         describe(key.public(), notes)?;
         writeln!(out, "{}", text.trim_end())?;
         Ok(())
     }
 
-    fn show_all(&self, key: &AnyKey, form: Form, out: &mut impl Write) -> Result<()> {
-        writeln!(out, "file         {}, {form}", self.file.display())?;
+    fn show_public(
+        name: &str,
+        key: &PublicKey,
+        form: Option<ShownForm>,
+        out: &mut impl Write,
+        notes: &mut impl Write,
+    ) -> Result<()> {
+        if let Some(form) = form {
+            describe(key, notes)?;
+            writeln!(out, "{}", public_text(key, form)?.trim_end())?;
+            return Ok(());
+        }
+        writeln!(out, "key          {name}")?;
+        describe(key, out)?;
+        for form in ShownForm::value_variants().iter().filter(|form| **form != ShownForm::Pkcs8Pem)
+        {
+            writeln!(out, "\n{}:\n{}", form.name(), public_text(key, *form)?.trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn show_all(&self, file: &Path, key: &AnyKey, form: Form, out: &mut impl Write) -> Result<()> {
+        writeln!(out, "file         {}, {form}", file.display())?;
         describe(key.public(), out)?;
         for shown in ShownForm::value_variants() {
             // the forms of the other half
             let other = if self.private { ShownForm::SpkiPem } else { ShownForm::Pkcs8Pem };
             if *shown != other {
-                let text = self.text(key, *shown)?;
+                let text = self.text(file, key, *shown)?;
                 writeln!(out, "\n{}:\n{}", shown.name(), text.trim_end())?;
             }
         }
         Ok(())
     }
 
-    fn text(&self, key: &AnyKey, form: ShownForm) -> Result<Zeroizing<String>> {
+    fn text(&self, file: &Path, key: &AnyKey, form: ShownForm) -> Result<Zeroizing<String>> {
         if !self.private {
             return public_text(key.public(), form);
         }
         match key {
             AnyKey::Private(key) => private_text(key, form),
             AnyKey::Public(_) => {
-                bail!(Usage(format!("{} holds no private key", self.file.display())))
+                bail!(Usage(format!("{} holds no private key", file.display())))
             }
         }
     }
@@ -277,15 +355,22 @@ fn private_text(key: &PrivateKey, form: ShownForm) -> Result<Zeroizing<String>> 
 
 impl Check {
     fn run(&self, out: &mut impl Write) -> Result<()> {
-        let (private, private_form) = read(&self.private)?;
         let (public, public_form) = read(&self.public)?;
-        writeln!(out, "--private    {}, {private_form}", self.private.display())?;
+        let private: Arc<dyn Signer> = if let Some((name, signer)) = self.signing.open()? {
+            writeln!(out, "private      {name}")?;
+            signer
+        } else {
+            let file = self.private.as_deref().context("clap asks for --private or --config")?;
+            let (private, private_form) = read(file)?;
+            writeln!(out, "--private    {}, {private_form}", file.display())?;
+            let AnyKey::Private(private) = private else {
+                bail!(Usage(format!("{} is a public key, not a private one", file.display())))
+            };
+            Arc::new(*private)
+        };
         describe(private.public(), out)?;
         writeln!(out, "--public     {}, {public_form}", self.public.display())?;
         describe(public.public(), out)?;
-        let AnyKey::Private(private) = private else {
-            bail!(Usage(format!("{} is a public key, not a private one", self.private.display())))
-        };
         let AnyKey::Public(public) = public else {
             bail!(Usage(format!("{} is a private key, not a public one", self.public.display())))
         };

@@ -5,13 +5,14 @@ use std::path::Path;
 use self::progress::Steps;
 use crate::{
     app::{self, StartError, Tool},
-    config::{Loaded, Settings, StoreUrl, environment},
+    config::{Loaded, Role, Settings, StoreUrl, environment},
     store::sqlite::OpenError,
 };
 
 pub mod backup;
 pub mod call;
 pub mod config;
+pub mod doctor;
 mod exchange;
 pub mod feed;
 pub mod import;
@@ -21,6 +22,7 @@ pub mod migrate;
 pub mod migrate_store;
 mod progress;
 pub mod reconcile;
+mod role;
 pub mod sandbox;
 pub mod serve;
 pub mod verify;
@@ -57,7 +59,8 @@ fn settings(file: &Path) -> anyhow::Result<Loaded> {
 fn settings_with(file: &Path, set: &[(&str, &str)]) -> anyhow::Result<Loaded> {
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let set: Vec<_> = set.iter().map(own).collect();
-    let loaded = Settings::load(Some(file), environment(), &set);
+    // tools are about the store, which is the core's
+    let loaded = Settings::load_as(Role::Core, Some(file), environment(), &set);
     Ok(loaded.map_err(|error| Usage(error.to_string()))?)
 }
 

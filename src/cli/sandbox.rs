@@ -95,7 +95,7 @@ impl Sandbox {
             running.stop().await;
             return if good { Ok(()) } else { Err(Failure.into()) };
         }
-        print!("{}", self.commands(&running));
+        print!("{}", self.commands(&Addresses::of(&running)?));
         // nothing is reloaded here, and its signal must not end it
         let (mut signals, _hang_up) = serve::Signals::listen()?;
         signals.told().await;
@@ -108,7 +108,7 @@ impl Sandbox {
         let file = self.dir.join(SETTINGS_FILE);
         let loaded = Settings::load(Some(&file), std::iter::empty(), listeners)
             .map_err(|error| Usage(error.to_string()))?;
-        serve::start(&loaded.settings).await
+        serve::start(&loaded.settings, loaded.role).await
     }
 
     /// The usual ports where they are free, so that commands can be copied; others where not, or where nobody will see.
@@ -121,15 +121,17 @@ impl Sandbox {
 
     /// Records the samples and cancels them; whether both went well.
     async fn play(&self, running: &Running) -> anyhow::Result<bool> {
-        running.engine.change_standing(StandingChange::ImportComplete).await?;
-        record_samples(&running.engine).await?;
+        let engine = running.engine().context("the sandbox has a core")?;
+        engine.change_standing(StandingChange::ImportComplete).await?;
+        record_samples(engine).await?;
+        let bridge = Addresses::of(running)?.bridge;
         let caller = self.caller()?;
         let mut good = true;
         for (title, tail, body) in [
             ("cancelPayment", "/v1/payments/cancelPayment", PAYMENT_BODY),
             ("cancelToken", "/v1/authorizations/cancelToken", TOKEN_BODY),
         ] {
-            let url: Uri = format!("http://{}/aps/api{tail}", running.bridge).parse()?;
+            let url: Uri = format!("http://{bridge}/aps/api{tail}").parse()?;
             let signed = caller.sign(&url, body.to_owned())?;
             let begun = Instant::now();
             let answered = caller.send(&signed).await?;
@@ -171,10 +173,10 @@ impl Sandbox {
         })
     }
 
-    fn commands(&self, running: &Running) -> String {
+    fn commands(&self, at: &Addresses) -> String {
         let dir = self.dir.display();
         let program = std::env::args().next().unwrap_or_else(|| "alipayplus-cancel".to_owned());
-        let Addresses { grpc, bridge, admin } = Addresses::of(running);
+        let Addresses { grpc, bridge, admin } = at;
         let common = format!(
             "--url http://{bridge}/aps/api --client-id {CLIENT_ID} \\\n    --key {dir}/{} --peer-key {dir}/{}",
             private(ALIPAYPLUS_KEY),
@@ -226,8 +228,10 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn of(running: &Running) -> Self {
-        Self { grpc: running.grpc, bridge: running.bridge, admin: running.admin }
+    fn of(running: &Running) -> anyhow::Result<Self> {
+        let both = running.grpc.zip(running.bridge);
+        let (grpc, bridge) = both.context("the sandbox has both fronts")?;
+        Ok(Self { grpc, bridge, admin: running.admin })
     }
 }
 

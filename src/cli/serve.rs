@@ -5,10 +5,10 @@ use std::{path::PathBuf, process};
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, Usage, start_error};
+use super::{Failure, Usage, role::RoleName, start_error};
 use crate::{
     app::{self, Begun, Running, Source},
-    config::{LogFormat, Settings},
+    config::{LogFormat, Role, Settings},
     telemetry,
 };
 
@@ -27,22 +27,16 @@ pub struct Serve {
     config: PathBuf,
     /// What runs in this process
     #[arg(long, value_enum, default_value = "all")]
-    role: Role,
+    role: RoleName,
     /// One setting, as `limits.max_in_flight=100`; wins over file and environment; may be repeated
     #[arg(long = "set", value_name = "SETTING=VALUE")]
     set: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Role {
-    /// Both fronts and the core
-    All,
-}
-
 impl Serve {
     /// Runs it.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Role::All = self.role;
+        let role = Role::from(self.role);
         let flags = self
             .set
             .iter()
@@ -53,7 +47,7 @@ impl Serve {
                 }
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let source = Source { file: self.config, flags, environment: true };
+        let source = Source { file: self.config, role, flags, environment: true };
         let begun = Begun::read(source).map_err(|error| Usage(error.to_string()))?;
         let loaded = &begun.loaded;
         let format = match loaded.settings.telemetry.log_format {
@@ -69,10 +63,12 @@ impl Serve {
         // the database may be waited for, and the wait must end when it is told to
         let mut running = tokio::select! {
             biased;
-            running = start(&loaded.settings) => running?,
+            running = start(&loaded.settings, role) => running?,
             () = signals.told() => return Ok(()),
         };
-        if running.engine.standing().await.is_ok_and(|standing| standing.onboarding) {
+        if let Some(engine) = running.engine()
+            && engine.standing().await.is_ok_and(|standing| standing.onboarding)
+        {
             tracing::warn!(
                 "the store is in onboarding: unknown payments and tokens are answered U until `alipayplus-cancel import complete`"
             );
@@ -112,12 +108,12 @@ fn allow_connections(settings: &Settings) {
 }
 
 /// Starts the service, and says where it listens.
-pub(super) async fn start(settings: &Settings) -> anyhow::Result<Running> {
-    let running = app::start(settings).await.map_err(start_error)?;
+pub(super) async fn start(settings: &Settings, role: Role) -> anyhow::Result<Running> {
+    let running = app::start(settings, role).await.map_err(start_error)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        grpc = %running.grpc,
-        bridge = %running.bridge,
+        grpc = running.grpc.map(tracing::field::display),
+        bridge = running.bridge.map(tracing::field::display),
         admin = %running.admin,
         "ready"
     );

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    ConfigError, Origin, Problem, Settings, now, overlay, print,
+    ConfigError, Origin, Problem, Role, Settings, now, overlay, print,
     read::{Effective, Place, Report, Setting},
     tree::{self, Node, Way},
 };
@@ -18,6 +18,8 @@ use super::{
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
+    /// What they are for.
+    pub role: Role,
     pub(super) effective: Vec<Effective>,
     files: Vec<(Way, PathBuf)>,
 }
@@ -30,8 +32,18 @@ impl Settings {
         env: impl Iterator<Item = (String, String)>,
         flags: &[(String, String)],
     ) -> Result<Loaded, ConfigError> {
+        Self::load_as(Role::All, file, env, flags)
+    }
+
+    /// The same for a process of this role: what the other one needs may be missing.
+    pub fn load_as(
+        role: Role,
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+        flags: &[(String, String)],
+    ) -> Result<Loaded, ConfigError> {
         let here = std::env::current_dir().ok();
-        let Some(path) = file else { return Self::load_text(None, here, env, flags) };
+        let Some(path) = file else { return Self::load_text(role, None, here, env, flags) };
         let origin = Origin::File { path: path.to_owned(), line: 0 };
         let cannot_read = |error: &dyn std::fmt::Display| {
             let text = format!("cannot be read: {error}; name the file with --config");
@@ -40,16 +52,18 @@ impl Settings {
         let bytes = std::fs::read(path).map_err(|error| cannot_read(&error))?;
         let text = String::from_utf8(bytes)
             .map_err(|error| cannot_read(&format!("not UTF-8 ({})", error.utf8_error())))?;
-        Self::load_text(Some((path, &text)), here, env, flags)
+        Self::load_text(role, Some((path, &text)), here, env, flags)
     }
 
     /// Reads the settings from a text alone, as tests do. Names of files stay as they are.
     pub fn from_toml_str(text: &str) -> Result<Self, ConfigError> {
         let file = Some((Path::new("settings.toml"), text));
-        Self::load_text(file, None, std::iter::empty(), &[]).map(|loaded| loaded.settings)
+        Self::load_text(Role::All, file, None, std::iter::empty(), &[])
+            .map(|loaded| loaded.settings)
     }
 
     pub(super) fn load_text(
+        role: Role,
         file: Option<(&Path, &str)>,
         here: Option<PathBuf>,
         env: impl Iterator<Item = (String, String)>,
@@ -73,24 +87,26 @@ impl Settings {
         let base = file
             .and_then(|(path, _)| path.parent())
             .and_then(|folder| here.as_ref().map(|here| here.join(folder)));
-        let mut report = Report { base, here, problems, effective: vec![], files: vec![] };
+        let mut report = Report { role, base, here, problems, effective: vec![], files: vec![] };
         let around = root.origin.clone();
         let place =
             Place { way: Way::default(), node: Some(&root), around: &around, expected: None };
         let settings = Self::read(&place, &mut report);
         if let Some(settings) = &settings {
-            settings.contradictions(&around, &mut report);
+            settings.contradictions(role, &around, &mut report);
         }
         match settings {
             Some(settings) if report.problems.is_empty() => {
-                Ok(Loaded { settings, effective: report.effective, files: report.files })
+                let opened = |(way, _): &(Way, PathBuf)| role.opens(&way.to_string());
+                let files = report.files.into_iter().filter(opened).collect();
+                Ok(Loaded { settings, role, effective: report.effective, files })
             }
             Some(_) | None => Err(ConfigError::new(report.problems)),
         }
     }
 
     /// What each setting allows, and all of them together do not.
-    fn contradictions(&self, around: &Origin, report: &mut Report) {
+    fn contradictions(&self, role: Role, around: &Origin, report: &mut Report) {
         let mut say = |settings: [&str; 2], text: String| {
             let at = |name: &str| {
                 report.effective.iter().find(|value| value.way.to_string() == name).cloned()
@@ -105,6 +121,9 @@ impl Settings {
             );
             report.problems.push(Problem::new(&origin, &way, text));
         };
+        for (setting, text) in self.unfit(role) {
+            say([setting, setting], text);
+        }
         for (budget, name) in [
             (self.limits.body_bytes_in_flight_per_source, "body_bytes_in_flight_per_source"),
             (self.limits.body_bytes_in_flight, "body_bytes_in_flight"),
@@ -124,10 +143,14 @@ impl Settings {
             say(["grpc.callers.0.sans", "grpc.listen"], text);
         }
         let listeners = [
-            ("grpc.listen", self.grpc.listen),
-            ("bridge.listen", self.bridge.listen),
-            ("admin.listen", self.admin.listen),
+            ("grpc.listen", self.grpc.listen, role.has_core()),
+            ("bridge.listen", self.bridge.listen, role.has_bridge()),
+            ("admin.listen", self.admin.listen, true),
         ];
+        let listeners: Vec<_> = listeners
+            .into_iter()
+            .filter_map(|(name, address, is_bound)| is_bound.then_some((name, address)))
+            .collect();
         for (index, (name, one)) in listeners.iter().enumerate() {
             let later = listeners.iter().skip(index.saturating_add(1));
             for (other_name, other) in later.filter(|(_, other)| collide(*one, *other)) {
@@ -159,7 +182,7 @@ impl Loaded {
         self.effective.iter().map(|value| (value.way.to_string(), &value.origin))
     }
 
-    /// Every file that a setting names, by the setting's name.
+    /// Every file that a setting names and the role opens, by the setting's name.
     pub fn files(&self) -> impl Iterator<Item = (String, &Path)> {
         self.files.iter().map(|(way, file)| (way.to_string(), file.as_path()))
     }
@@ -188,7 +211,8 @@ impl Loaded {
 
     /// What works, but may not be meant. To be said loudly at start.
     pub fn warnings(&self) -> Vec<String> {
-        let Settings { grpc, bridge, clients, limits, .. } = &self.settings;
+        let Settings { grpc, bridge, clients, limits, tokens, store, .. } = &self.settings;
+        let (core, front) = (self.role.has_core(), self.role.has_bridge());
         let mut warnings = vec![];
         let mut warn = |setting: &str, holds: bool, text: String| {
             if holds {
@@ -199,7 +223,7 @@ impl Loaded {
         let open = |listen: SocketAddr| !listen.ip().to_canonical().is_loopback();
         warn(
             "grpc.listen",
-            open(grpc.listen) && grpc.tls.is_none(),
+            core && open(grpc.listen) && grpc.tls.is_none(),
             format!(
                 "{} is reached from other machines WITHOUT TLS: whoever reaches it may cancel payments \
                  and read tokens' states; set `grpc.tls`, or let only a proxy that does reach it",
@@ -208,7 +232,7 @@ impl Loaded {
         );
         warn(
             "bridge.listen",
-            open(bridge.listen) && bridge.tls.is_none(),
+            front && open(bridge.listen) && bridge.tls.is_none(),
             format!(
                 "{} is reached from other machines WITHOUT TLS: tokens pass in the clear; set \
                  `bridge.tls`, or let only a proxy that does reach it",
@@ -217,7 +241,7 @@ impl Loaded {
         );
         warn(
             "clients",
-            clients.is_empty(),
+            front && clients.is_empty(),
             "there is none, so every signed request is answered INVALID_CLIENT".to_owned(),
         );
         for (index, caller) in grpc.callers.iter().enumerate() {
@@ -230,11 +254,18 @@ impl Loaded {
                     .to_owned(),
             );
         }
+        for (setting, is_set) in [
+            ("tokens.hash_key_files", !tokens.hash_key_files.is_empty()),
+            ("store.password_file", store.password_file.is_some()),
+        ] {
+            let text = "a bridge has no use for the core's secrets: keep them off this machine";
+            warn(setting, !core && is_set, text.to_owned());
+        }
         let now = now();
         for (index, client) in clients.iter().enumerate() {
             warn(
                 &format!("clients.{index}.id"),
-                client.keys.iter().all(|key| key.has_ended(now)),
+                front && client.keys.iter().all(|key| key.has_ended(now)),
                 format!(
                     "every key of `{}` has ended, so all of its requests are refused",
                     client.id

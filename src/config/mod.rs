@@ -30,6 +30,7 @@ use crate::domain::{
     time::Timestamp,
 };
 
+mod cores;
 pub mod edit;
 mod error;
 mod load;
@@ -37,24 +38,25 @@ mod methods;
 mod overlay;
 mod print;
 mod read;
+mod role;
 mod rules;
 mod shape;
 mod tree;
 mod values;
 
+pub use cores::{Core, CoreAddress};
 pub use error::{ConfigError, Problem};
 pub use load::Loaded;
 pub use methods::MethodPattern;
 pub use overlay::{ENVIRONMENT_PREFIX, environment};
+pub use role::Role;
 pub use tree::Origin;
-pub use values::{
-    Allowed, Core, DatabaseUrl, Durability, KeyState, LogFormat, PathPrefix, StoreUrl,
-};
+pub use values::{Allowed, DatabaseUrl, Durability, KeyState, LogFormat, PathPrefix, StoreUrl};
 
 use read::{at_least_one, if_set, section, within};
 use rules::{
     all_sampled, client_keys, distinct_clients, distinct_consumers, distinct_prefixes, filled,
-    names, not_exported, one_active,
+    key_id, named, names, not_exported, signing_keys,
 };
 use values::{key_version, log_directive};
 
@@ -112,6 +114,26 @@ section! {
         reflection: bool = "true";
         /// Who may call what, by certificate. None: whoever is let in may call everything.
         callers: Vec<Caller>;
+        /// How many calls each caller may make. None: as many as there is room for.
+        rates: Vec<CallRate>;
+        /// Calls at once.
+        max_in_flight: usize = "4096" where within(1, MANY);
+        /// Calls at once of one address, and of one caller at it.
+        max_in_flight_per_caller: usize = "2048" where within(1, MANY);
+    }
+}
+
+section! {
+    /// `[[grpc.rates]]`: how many calls of some methods together each caller may make. All that fit count.
+    CallRate {
+        /// Subject alternative names (DNS or URI) of the callers; empty: everybody. Each is counted apart.
+        sans: Vec<String> = "" where filled();
+        /// `Service/Method`, `Service/*` or `*`.
+        methods: Vec<MethodPattern> where at_least_one("a rate of no method counts nothing");
+        /// Calls a second, on average.
+        per_second: NonZeroU32;
+        /// Calls at once.
+        burst: NonZeroU32;
     }
 }
 
@@ -154,8 +176,11 @@ section! {
         tls: Option<BridgeTls>;
         /// Whether HTTP/2 is offered beside HTTP/1.1.
         http2: bool = "false";
-        /// Where the core is: `in-process`, or (not built yet) an https URL.
+        /// Where the core is: `in-process`, or (`--role bridge`) one `https://host:port` or more, with commas between them.
+        /// A name is asked for its addresses again and again, and each address is a core.
         core: Core = "in-process";
+        /// How a bridge and the cores know each other. Needed for https.
+        core_tls: Option<CoreTls>;
     }
 }
 
@@ -168,6 +193,20 @@ section! {
         key_file: PathBuf;
         /// The authorities one of which must have signed the caller's certificate, PEM. Unset: no certificate is asked.
         client_ca_file: Option<PathBuf>;
+    }
+}
+
+section! {
+    /// `[bridge.core_tls]`
+    CoreTls {
+        /// The authorities one of which must have signed a core's certificate, PEM.
+        ca_file: PathBuf;
+        /// The bridge's certificate chain, PEM.
+        cert_file: PathBuf;
+        /// Its private key, PEM.
+        key_file: PathBuf;
+        /// The name that a core's certificate must have; unset: the host that `bridge.core` names it by.
+        server_name: Option<String>;
     }
 }
 
@@ -206,7 +245,7 @@ section! {
     /// `[identity]`
     Identity {
         /// The keys that sign our answers.
-        keys: Vec<IdentityKey> where one_active();
+        keys: Vec<IdentityKey> where signing_keys().of_bridges();
     }
 }
 
@@ -215,10 +254,30 @@ section! {
     IdentityKey {
         /// What `keyVersion` says of it; 1 to 64 of `[A-Za-z0-9_.-]`, unique.
         version: String where key_version();
-        /// The private key, PEM or base64; RSA of 2048 bits or more.
-        file: PathBuf;
+        /// The private key, PEM or base64; RSA of 2048 bits or more. Either this or `pkcs11`.
+        file: Option<PathBuf>;
+        /// A key that stays in its token.
+        pkcs11: Option<Pkcs11>;
         /// Exactly one is active.
         state: KeyState = "active";
+    }
+}
+
+section! {
+    /// `[identity.keys.pkcs11]`: an RSA key of 2048 bits or more in an HSM, a smart card or SoftHSM.
+    Pkcs11 {
+        /// The vendor's PKCS#11 library.
+        module: PathBuf;
+        /// The token's label.
+        token_label: String where named();
+        /// The key's label (`CKA_LABEL`). Either this or `key_id`.
+        key_label: Option<String> where if_set(named());
+        /// The key's id (`CKA_ID`), in hex.
+        key_id: Option<String> where if_set(key_id());
+        /// The user's PIN, a line of text.
+        pin_file: PathBuf;
+        /// Sessions at once, and so signatures.
+        sessions: usize = "4" where within(1, 256);
     }
 }
 
@@ -226,9 +285,9 @@ section! {
     /// `[tokens]`
     Tokens {
         /// The keys under which tokens are hashed, at least 32 bytes each. Add at the end; never take one out.
-        hash_key_files: Vec<PathBuf> where at_least_one(
+        hash_key_files: Vec<PathBuf> = "" where at_least_one(
             "tokens are only stored as hashes under such a key; `openssl rand -hex 32` makes one"
-        );
+        ).of_cores();
     }
 }
 
@@ -265,7 +324,7 @@ section! {
         /// its rate allows.
         tombstones: Option<Quota>;
         /// Its public keys; at least one, at most three that have not ended.
-        keys: Vec<ClientKey> where client_keys();
+        keys: Vec<ClientKey> where client_keys().of_bridges();
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    Role,
     error::Problem,
     shape::{Scalar, Shape},
     tree::{Node, Origin, Value, Way, quoted},
@@ -109,6 +110,8 @@ pub(super) struct Effective {
 
 /// What was found while reading.
 pub(super) struct Report {
+    /// What the settings are for.
+    pub(super) role: Role,
     /// Folder of the settings file: where the names in it start.
     pub(super) base: Option<PathBuf>,
     /// Where this process was started: where the names in variables and flags start.
@@ -132,6 +135,8 @@ type Refuse<T> = Box<dyn Fn(&T) -> Option<String>>;
 pub(super) struct Check<T> {
     expected: Option<String>,
     refuse: Refuse<T>,
+    /// In which role it is a rule at all.
+    of: fn(Role) -> bool,
 }
 
 impl<T> Check<T> {
@@ -139,7 +144,7 @@ impl<T> Check<T> {
     pub(super) fn expect(expected: String, holds: impl Fn(&T) -> bool + 'static) -> Self {
         let text = format!("expected {expected}");
         let refuse = move |value: &T| (!holds(value)).then(|| text.clone());
-        Self { expected: Some(expected), refuse: Box::new(refuse) }
+        Self { expected: Some(expected), refuse: Box::new(refuse), of: |_| true }
     }
 
     /// What is wrong with a value, if anything.
@@ -149,7 +154,17 @@ impl<T> Check<T> {
 
     /// A rule that says what is wrong.
     pub(super) fn refuse(refuse: impl Fn(&T) -> Option<String> + 'static) -> Self {
-        Self { expected: None, refuse: Box::new(refuse) }
+        Self { expected: None, refuse: Box::new(refuse), of: |_| true }
+    }
+
+    /// A rule of processes that have the core.
+    pub(super) fn of_cores(self) -> Self {
+        Self { of: Role::has_core, ..self }
+    }
+
+    /// A rule of processes that have the signed JSON front.
+    pub(super) fn of_bridges(self) -> Self {
+        Self { of: Role::has_bridge, ..self }
     }
 }
 
@@ -165,8 +180,8 @@ where
 
 /// [`within`], where there is one.
 pub(super) fn if_set<T: 'static>(check: Check<T>) -> Check<Option<T>> {
-    let Check { expected, refuse } = check;
-    Check { expected, refuse: Box::new(move |value| value.as_ref().and_then(&refuse)) }
+    let Check { expected, refuse, of } = check;
+    Check { expected, refuse: Box::new(move |value| value.as_ref().and_then(&refuse)), of }
 }
 
 /// A list that must not be empty.
@@ -195,7 +210,10 @@ pub(super) fn field<T: Setting>(
         expected: check.as_ref().and_then(|check| check.expected.clone()),
     };
     let value = T::read(&inner, report)?;
-    let Some(Check { expected, refuse }) = check else { return Some(value) };
+    let Some(Check { expected, refuse, of }) = check else { return Some(value) };
+    if !of(report.role) {
+        return Some(value);
+    }
     let Some(why) = refuse(&value) else { return Some(value) };
     let found = expected.and(inner.node).map(|node| format!(", found {}", node.value.describe()));
     report.problem(&inner, format!("{why}{}", found.unwrap_or_default()));

@@ -47,10 +47,51 @@ pub(super) fn distinct_prefixes() -> Check<Vec<PathPrefix>> {
     })
 }
 
-pub(super) fn one_active() -> Check<Vec<IdentityKey>> {
+/// A name in a token.
+pub(super) fn named() -> Check<String> {
+    let legal = |text: &String| !text.is_empty() && !text.chars().any(char::is_control);
+    Check::expect("a text that is not empty, without control characters".to_owned(), legal)
+}
+
+/// Bytes in hex.
+pub(super) fn key_id() -> Check<String> {
+    let legal = |text: &String| {
+        let hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        hex && !text.is_empty() && text.len().is_multiple_of(2)
+    };
+    Check::expect("bytes in hex, as \"01\" or \"a0ff\"".to_owned(), legal)
+}
+
+/// Exactly one place for each key, and one name in a token.
+fn misplaced(key: &IdentityKey) -> Option<String> {
+    let version = &key.version;
+    match (&key.file, &key.pkcs11) {
+        (Some(_), None) => None,
+        (None, None) => Some(format!(
+            "key `{version}` is nowhere: set `file`, or `pkcs11` for a key that stays in its token"
+        )),
+        (Some(_), Some(_)) => Some(format!(
+            "key `{version}` has both `file` and `pkcs11`, but is in one place only: take one out"
+        )),
+        (None, Some(place)) => match (&place.key_label, &place.key_id) {
+            (Some(_), None) | (None, Some(_)) => None,
+            (None, None) => Some(format!(
+                "key `{version}`: set `pkcs11.key_label` or `pkcs11.key_id`, so that it is found in its token"
+            )),
+            (Some(_), Some(_)) => Some(format!(
+                "key `{version}` has both `pkcs11.key_label` and `pkcs11.key_id`: take one out"
+            )),
+        },
+    }
+}
+
+pub(super) fn signing_keys() -> Check<Vec<IdentityKey>> {
     Check::refuse(|keys: &Vec<IdentityKey>| {
         if let Some(twice) = repeated(keys.iter().map(|key| key.version.as_str())) {
             return Some(format!("version `{twice}` stands there twice; each key needs its own"));
+        }
+        if let Some(misplaced) = keys.iter().find_map(misplaced) {
+            return Some(misplaced);
         }
         let active = keys.iter().filter(|key| key.state == KeyState::Active);
         let versions: Vec<_> = active.map(|key| format!("`{}`", key.version)).collect();

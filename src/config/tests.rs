@@ -31,7 +31,13 @@ public_key_file = "p"
 fn load(text: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let flags: Vec<_> = flags.iter().map(own).collect();
-    Settings::load_text(Some((Path::new("x.toml"), text)), None, env.iter().map(own), &flags)
+    Settings::load_text(
+        Role::All,
+        Some((Path::new("x.toml"), text)),
+        None,
+        env.iter().map(own),
+        &flags,
+    )
 }
 
 fn with(more: &str) -> Loaded {
@@ -122,8 +128,8 @@ fn an_unknown_key_names_its_line_and_what_was_probably_meant() {
         ),
         ("[brigde]\n", "x.toml:6: brigde: no such setting; did you mean `bridge`?"),
         (
-            "[grpc]\nmax_in_flight = 1",
-            "x.toml:7: grpc.max_in_flight: no such setting; did you mean `limits.max_in_flight`?",
+            "[grpc]\nhead_bytes = 1",
+            "x.toml:7: grpc.head_bytes: no such setting; did you mean `limits.head_bytes`?",
         ),
         (
             "[feed]\nzzz = 1",
@@ -139,7 +145,7 @@ fn an_unknown_key_names_its_line_and_what_was_probably_meant() {
         ),
         (
             "\"a\\nb\" = 1\n[grpc]",
-            "x.toml:6: identity.keys.0.\"a\\u000Ab\": no such setting; known here: `version`, `file`, `state`",
+            "x.toml:6: identity.keys.0.\"a\\u000Ab\": no such setting; known here: `version`, `file`, `pkcs11`, `state`",
         ),
     ] {
         assert_eq!(wrong(more), message);
@@ -185,9 +191,20 @@ fn a_wrong_value_names_setting_and_line_and_says_what_is_expected() {
         ),
         (
             "[bridge]\ncore = \"https://core:50051\"",
-            "x.toml:7: bridge.core: a remote core is not built yet: use \"in-process\"",
+            "x.toml:7: bridge.core: role `all` has its core in the process: use \"in-process\", or start with `--role bridge`",
         ),
-        ("[bridge]\ncore = \"elsewhere\"", "x.toml:7: bridge.core: expected \"in-process\""),
+        (
+            "[bridge]\ncore = \"elsewhere\"",
+            "x.toml:7: bridge.core: expected \"in-process\", or the cores' addresses with commas between them, as \"https://core-0:50051,https://core-1:50051\"",
+        ),
+        (
+            "[bridge]\ncore = \"http://core:50051\"",
+            "x.toml:7: bridge.core: plain http is for a core on this machine alone, because whoever listens on the way reads tokens and may answer in the core's place: use https",
+        ),
+        (
+            "[bridge]\ncore = \"https://core:50051, http://[::1]:1\"",
+            "x.toml:7: bridge.core: some are https and some are http: use one for all",
+        ),
         (
             "[grpc]\ntls = true",
             "x.toml:7: grpc.tls: expected a table `grpc.tls = { … }`, found true or false",
@@ -260,7 +277,8 @@ fn what_must_be_set_is_asked_for_where_it_belongs() {
         "the settings have 2 problems:\
          \n  x.toml: identity.keys: expected at least one `[[identity.keys]]`: without it no answer can be signed; \
          `alipayplus-cancel keys generate` makes one\
-         \n  x.toml: tokens.hash_key_files: must be set: expected a list `[…]`"
+         \n  tokens.hash_key_files: expected at least one: tokens are only stored as hashes under such a key; \
+         `openssl rand -hex 32` makes one"
     );
     assert_eq!(
         wrong("[[clients]]\nid = \"C\""),
@@ -274,6 +292,36 @@ fn what_must_be_set_is_asked_for_where_it_belongs() {
     );
     let none = load("tokens.hash_key_files = []", &[], &[]).unwrap_err().to_string();
     assert!(none.contains("x.toml:1: tokens.hash_key_files: expected at least one"), "{none}");
+}
+
+#[test]
+fn a_signing_key_is_in_a_file_or_in_a_token_and_has_one_name_there() {
+    let key =
+        |place: &str| format!("[[identity.keys]]\nversion = \"2\"\nstate = \"staged\"\n{place}\n");
+    let token = |name: &str| {
+        let rest = "module = \"m.so\", token_label = \"t\", pin_file = \"p\"";
+        key(&format!("pkcs11 = {{ {rest}, {name} }}"))
+    };
+    for name in ["key_label = \"k\"", "key_id = \"0aFF\""] {
+        let loaded = with(&token(name));
+        let names: Vec<_> = loaded.files().map(|(setting, _)| setting).collect();
+        assert!(names.contains(&"identity.keys.1.pkcs11.pin_file".to_owned()), "{names:?}");
+    }
+    for (more, part) in [
+        (key(""), "key `2` is nowhere: set `file`, or `pkcs11`"),
+        (token("key_label = \"k\"") + "file = \"f\"", "key `2` has both `file` and `pkcs11`"),
+        (token("sessions = 2"), "set `pkcs11.key_label` or `pkcs11.key_id`"),
+        (
+            token("key_label = \"k\", key_id = \"01\""),
+            "both `pkcs11.key_label` and `pkcs11.key_id`",
+        ),
+        (token("key_id = \"1\""), "identity.keys.1.pkcs11.key_id: expected bytes in hex"),
+        (token("key_label = \"\""), "identity.keys.1.pkcs11.key_label: expected a text"),
+        (token("key_label = \"k\", pin = \"1\""), "identity.keys.1.pkcs11.pin: no such setting"),
+    ] {
+        let wrong = wrong(&more);
+        assert!(wrong.contains(part), "{part}: {wrong}");
+    }
 }
 
 #[test]
@@ -641,6 +689,7 @@ fn everything() -> String {
     tls = { cert_file = "a", key_file = "b", client_ca_file = "c" }
     http2 = true
     core = "in-process"
+    core_tls = { ca_file = "a", cert_file = "b", key_file = "c", server_name = "d" }
     [admin]
     listen = "127.0.0.1:3"
     [store]

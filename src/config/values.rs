@@ -142,34 +142,6 @@ fn masked(url: &str) -> String {
     format!("{scheme}://{user}:***@{host}{tail}")
 }
 
-/// Where the core is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Core {
-    /// In this process, without a socket.
-    InProcess,
-}
-
-impl Leaf for Core {
-    const EXPECTED: &'static str = "\"in-process\"";
-    const SECRET: bool = true;
-
-    fn parse(value: &Value, _: Option<&Path>) -> Result<Self, Refused> {
-        match text(value)? {
-            "in-process" => Ok(Self::InProcess),
-            url if url.starts_with("https://") => Err(Refused::Because(
-                "a remote core is not built yet: use \"in-process\"".to_owned(),
-            )),
-            _ => Err(Refused::Unexpected),
-        }
-    }
-
-    fn print(&self) -> String {
-        match self {
-            Self::InProcess => quoted("in-process"),
-        }
-    }
-}
-
 /// What one of our signing keys is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
@@ -322,7 +294,7 @@ impl Leaf for Timestamp {
     }
 }
 
-leaf!(PathPrefix, StoreUrl, Core);
+leaf!(PathPrefix, StoreUrl);
 leaf!(ClientId, ConsumerName, Partitions, Timestamp);
 
 /// Milliseconds after midnight.

@@ -1,7 +1,7 @@
 //! The way into the core, for the bridge: domain values in and out, over the generated client.
 //!
-//! In one process the generated client calls the generated server as a plain service, without a socket; apart from
-//! that it is what any caller of gRPC does, and meets the same checks.
+//! In one process the generated client calls the generated server as a plain service, without a socket; elsewhere it
+//! goes over a [`Channel`]. Apart from that it is what any caller of gRPC does, and meets the same checks.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -9,7 +9,9 @@ use tonic::{Request, body::Body, codegen::http, metadata::MetadataValue};
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use super::{
-    CLIENT_ID, TRACEPARENT, convert,
+    CLIENT_ID, TRACEPARENT,
+    channel::{Channel, Connection},
+    convert,
     server::Server,
     status,
     wire::{self, cancel_service_client::CancelServiceClient},
@@ -33,7 +35,36 @@ type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, 
 /// A client of the core's CancelService.
 #[derive(Clone)]
 pub struct Client {
-    cancel: CancelServiceClient<Transport>,
+    core: Core,
+}
+
+#[derive(Clone)]
+enum Core {
+    Here(CancelServiceClient<Transport>),
+    Elsewhere(Channel),
+}
+
+/// One method of the generated client, wherever the core is.
+macro_rules! ask {
+    ($core:expr, $method:ident, $message:expr, $call:expr) => {{
+        let (message, call): (_, &Call) = ($message, $call);
+        match &$core {
+            Core::Here(client) => {
+                let answered = client.clone().$method(asking(message, call, call.timeout)).await;
+                answered.map(tonic::Response::into_inner)
+            }
+            Core::Elsewhere(channel) => {
+                let ask = |connection: Connection, left: Duration| {
+                    let request = asking(message.clone(), call, left);
+                    async move {
+                        let answered = CancelServiceClient::new(connection).$method(request).await;
+                        answered.map(tonic::Response::into_inner)
+                    }
+                };
+                channel.call(call.timeout, ask).await
+            }
+        }
+    }};
 }
 
 /// On whose behalf, how long, in which trace.
@@ -78,7 +109,12 @@ impl Client {
             server.cancel_service(),
             |never: Infallible| match never {},
         );
-        Self { cancel: CancelServiceClient::new(BoxCloneSyncService::new(service)) }
+        Self { core: Core::Here(CancelServiceClient::new(BoxCloneSyncService::new(service))) }
+    }
+
+    /// A client of cores elsewhere.
+    pub fn over(channel: Channel) -> Self {
+        Self { core: Core::Elsewhere(channel) }
     }
 
     /// CancelPayment. Always has an answer: a fault is `UNKNOWN_EXCEPTION`.
@@ -88,8 +124,8 @@ impl Client {
             psp_id: command.key.psp.as_str().to_owned(),
             payment_request_id: command.key.payment_request.as_str().to_owned(),
         };
-        match self.cancel.clone().cancel_payment(asking(request, call)).await {
-            Ok(response) => decided(convert::decided(response.get_ref().result.as_ref()), None),
+        match ask!(self.core, cancel_payment, request, call) {
+            Ok(response) => decided(convert::decided(response.result.as_ref()), None),
             Err(status) => refused(&status),
         }
     }
@@ -102,9 +138,8 @@ impl Client {
             access_token: command.token.expose().to_owned(),
             pass_through_info: command.pass_through_info.map(|info| info.as_str().to_owned()),
         };
-        match self.cancel.clone().cancel_token(asking(request, call)).await {
+        match ask!(self.core, cancel_token, request, call) {
             Ok(response) => {
-                let response = response.into_inner();
                 let info = response
                     .pass_through_info
                     .as_deref()
@@ -116,9 +151,9 @@ impl Client {
     }
 }
 
-fn asking<T>(message: T, call: &Call) -> Request<T> {
+fn asking<T>(message: T, call: &Call, wait: Duration) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(call.timeout);
+    request.set_timeout(wait);
     let metadata = request.metadata_mut();
     if let Ok(client) = MetadataValue::try_from(call.client.as_str()) {
         metadata.insert(CLIENT_ID, client);

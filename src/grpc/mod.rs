@@ -4,9 +4,11 @@
 //! domain value from then on. The bridge uses [`client`], in one process or over a channel; it is never closer to the
 //! core than any other caller.
 
+pub mod channel;
 pub mod client;
 mod convert;
 pub mod follower;
+pub mod front;
 pub mod importer;
 pub mod server;
 mod status;

@@ -1,21 +1,16 @@
 //! The services over the engine, the feed in a file of its own: check, decide, answer.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use tonic::{
-    Request, Response, Status, body::Body, codegen::http, metadata::MetadataMap, service::Routes,
-};
-use tower::Layer as _;
+use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
 
 mod feed;
 mod import;
 
 use super::{
-    CLIENT_ID, IMPORT_BYTES_MAX, TRACEPARENT, convert, status,
+    CLIENT_ID, IMPORT_BYTES_MAX, TRACEPARENT, convert,
+    front::{Door, Stack},
+    status,
     wire::{
         self, cancel_service_server::CancelServiceServer, feed_service_server::FeedServiceServer,
         import_service_server::ImportServiceServer, payment_service_server::PaymentServiceServer,
@@ -26,11 +21,7 @@ use crate::{
     domain::id::ClientId,
     engine::{Caller, Engine, Error},
     feed::Feed,
-    layer::{
-        deadline,
-        identity::{Identified, IdentityLayer, Permissions},
-        trace::TraceContext,
-    },
+    layer::{deadline, trace::TraceContext},
 };
 
 /// How long a call takes at most if its caller says nothing.
@@ -50,9 +41,6 @@ pub struct Server {
     engine: Engine,
     deadlines: Deadlines,
 }
-
-/// All services behind what every call from the network has to pass.
-pub type Stack = Identified<Routes, fn() -> http::Response<Body>>;
 
 /// One service of gRPC's own to answer health.
 pub struct Health {
@@ -97,18 +85,11 @@ impl Server {
         CancelServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// What the network may call: all services as routes by path, with health per service and, if asked for, reflection.
-    pub fn stack(
-        &self,
-        feed: Feed,
-        reflection: bool,
-        permissions: Arc<ArcSwap<Permissions>>,
-    ) -> (Stack, Health) {
+    /// What the network may call, behind its door: all services as routes by path, with health per service and, if asked
+    /// for, reflection.
+    pub fn stack(&self, feed: Feed, reflection: bool, door: Door) -> (Stack, Health) {
         let (routes, health) = self.routes(feed, reflection);
-        // before the services, which believe what is left of the headers
-        let word = http::HeaderName::from_static(CLIENT_ID);
-        let refuse: fn() -> http::Response<Body> = || status::caller_not_allowed().into_http();
-        (IdentityLayer::new(permissions, word, refuse).layer(routes), health)
+        (door.before(routes), health)
     }
 
     fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {

@@ -14,7 +14,7 @@ use crate::{
         consumer::{self, Refusal},
         result::ResultCode,
     },
-    engine, feed, store,
+    engine, feed, layer, store,
 };
 
 /// `google.rpc.ErrorInfo.domain` of every status that is ours.
@@ -22,6 +22,9 @@ pub(super) const DOMAIN: &str = "cancel.alipayplus";
 
 /// When a caller that met a full queue should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What is said where it is not known what happened.
+const RETRY: &str = "not known whether it happened; send the same request again";
 
 /// The gRPC code of a request that was not decided; `None` for outcomes, which travel as responses.
 const fn code_of(code: ResultCode) -> Option<Code> {
@@ -71,6 +74,24 @@ pub(super) fn caller_not_allowed() -> Status {
     Status::with_error_details(Code::PermissionDenied, text, details)
 }
 
+/// What never got as far as a service.
+pub(super) fn turned_away(refusal: layer::Refusal) -> Status {
+    let code = ResultCode::RequestTrafficExceedLimit;
+    match refusal {
+        layer::Refusal::Busy => refuse(code),
+        layer::Refusal::OverRate { retry_after } => {
+            let mut details = details(code);
+            details.set_retry_info(Some(retry_after));
+            Status::with_error_details(Code::ResourceExhausted, code.message(), details)
+        }
+        layer::Refusal::NotAllowed => caller_not_allowed(),
+        layer::Refusal::OutOfTime => {
+            unknown(Code::DeadlineExceeded, ResultCode::UnknownException, RETRY)
+        }
+        layer::Refusal::Panicked => unknown(Code::Internal, ResultCode::UnknownException, RETRY),
+    }
+}
+
 /// Illegal parameters, each with what is wrong with it.
 pub(super) fn illegal(violations: Vec<FieldViolation>) -> Status {
     let message = violations
@@ -89,11 +110,10 @@ pub(super) fn undecided(message: &str) -> Status {
 
 /// No answer from the engine. Peers hear the code's text; the log has the cause.
 pub(super) fn failed(error: &engine::Error) -> Status {
-    let retry = "not known whether it happened; send the same request again";
     match error {
         engine::Error::Full => refuse(ResultCode::RequestTrafficExceedLimit),
         engine::Error::DeadlinePassed => {
-            unknown(Code::DeadlineExceeded, ResultCode::UnknownException, retry)
+            unknown(Code::DeadlineExceeded, ResultCode::UnknownException, RETRY)
         }
         engine::Error::Stopping => unknown(
             Code::Unavailable,
@@ -109,10 +129,10 @@ pub(super) fn failed(error: &engine::Error) -> Status {
             store::Error::Unavailable(_)
             | store::Error::Closed
             | store::Error::CommitUnknown(_) => {
-                unknown(Code::Unavailable, ResultCode::UnknownException, retry)
+                unknown(Code::Unavailable, ResultCode::UnknownException, RETRY)
             }
             store::Error::Data(_) | store::Error::Damaged(_) => {
-                unknown(Code::Internal, ResultCode::UnknownException, retry)
+                unknown(Code::Internal, ResultCode::UnknownException, RETRY)
             }
         },
     }

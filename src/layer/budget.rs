@@ -33,6 +33,11 @@ impl Source {
     pub fn of(hash: u64) -> Self {
         Self(hash)
     }
+
+    /// What tells it from others.
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// What there is to take from.

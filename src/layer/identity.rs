@@ -32,7 +32,14 @@ pub enum Methods {
 }
 
 impl Methods {
-    fn contain(&self, service: &str, method: &str) -> bool {
+    /// The short name of the service, and the method, of `/package.Service/Method`.
+    pub fn of(path: &str) -> Option<(&str, &str)> {
+        let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+        Some((service.rsplit_once('.').map_or(service, |(_, short)| short), method))
+    }
+
+    /// Whether this method is among them.
+    pub fn contain(&self, service: &str, method: &str) -> bool {
         match self {
             Self::All => true,
             Self::Service(known) => **known == *service,
@@ -74,6 +81,12 @@ const OPEN: [&str; 3] = [
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
+
+/// Whether this path is open to every connected caller.
+pub fn is_open(path: &str) -> bool {
+    let service = path.strip_prefix('/').and_then(|rest| rest.split_once('/'));
+    service.is_some_and(|(service, _)| OPEN.contains(&service))
+}
 
 impl Permissions {
     /// What a caller with these names may do at this path (`/package.Service/Method`); `None`: it may not call it.

@@ -5,6 +5,7 @@
 //! Nothing here has decided anything, so a refusal is never more than "ask again" or "you may not".
 
 pub mod budget;
+pub mod caller_rate;
 pub mod deadline;
 pub mod gate;
 pub mod identity;

@@ -2,12 +2,17 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
 use governor::{
-    DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _, clock::DefaultClock,
+    DefaultDirectRateLimiter, NotUntil, Quota, RateLimiter,
+    clock::{Clock as _, DefaultClock},
+    state::keyed::DefaultKeyedStateStore,
 };
 
 use super::{Refusal, gate::Gate, overload::Overload};
@@ -71,6 +76,46 @@ impl Bucket {
     }
 }
 
+/// After so many counted requests, keys that have done nothing lately are forgotten: a keyed limiter never shrinks by
+/// itself.
+const SWEEP_EVERY: usize = 4_096;
+
+/// A bucket for each key that shows up.
+pub struct Keyed {
+    limiter: RateLimiter<u64, DefaultKeyedStateStore<u64>, DefaultClock>,
+    counted: AtomicUsize,
+}
+
+impl Keyed {
+    /// Full ones.
+    pub fn new(rate: Rate) -> Self {
+        let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
+        Self { limiter: RateLimiter::keyed(quota), counted: AtomicUsize::new(0) }
+    }
+
+    /// Takes one of the key's.
+    pub fn take(&self, key: u64) -> Result<(), Refusal> {
+        if self.counted.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
+            self.limiter.retain_recent();
+        }
+        let refused = |not_until: NotUntil<_>| {
+            let retry_after = not_until.wait_time_from(DefaultClock::default().now());
+            Refusal::OverRate { retry_after }
+        };
+        self.limiter.check_key(&key).map_err(refused)
+    }
+
+    /// How many keys are remembered.
+    pub fn len(&self) -> usize {
+        self.limiter.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.limiter.is_empty()
+    }
+}
+
 /// A request that counts for somebody.
 pub trait Limited {
     /// Every bucket that it takes one from.
@@ -125,6 +170,15 @@ mod tests {
         let Err(Refusal::OverRate { retry_after }) = bucket.take() else { panic!("a fourth") };
         assert!(retry_after <= Duration::from_secs(1) && retry_after > Duration::ZERO);
         assert!(bucket.is_empty());
+    }
+
+    #[test]
+    fn keys_of_the_past_are_forgotten() {
+        let keyed = Keyed::new(rate(1_000_000, 1_000_000));
+        for key in 0..3 * SWEEP_EVERY {
+            assert_eq!(keyed.take(u64::try_from(key).unwrap()), Ok(()));
+        }
+        assert!(keyed.len() <= 2 * SWEEP_EVERY, "{}", keyed.len());
     }
 
     #[test]

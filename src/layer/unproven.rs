@@ -5,64 +5,50 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use governor::{
-    Quota, RateLimiter,
-    clock::{Clock as _, DefaultClock},
-    state::keyed::DefaultKeyedStateStore,
+use super::{
+    Refusal,
+    budget::Source,
+    gate::Gate,
+    overload::Sourced,
+    rate_limit::{Keyed, Rate},
 };
 
-use super::{Refusal, budget::Source, gate::Gate, overload::Sourced, rate_limit::Rate};
-
-/// After so many counted requests, sources that have done nothing lately are forgotten: a keyed limiter never shrinks by
-/// itself.
-const SWEEP_EVERY: usize = 4_096;
+/// Most sources that are remembered as over; beyond, those whose time is over are forgotten.
+const OVER_MAX: usize = 4_096;
 
 /// The gate; clones share what was counted.
 #[derive(Clone)]
 pub struct Unproven {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    limiter: RateLimiter<Source, DefaultKeyedStateStore<Source>, DefaultClock>,
-    counted: AtomicUsize,
+    counted: Arc<Keyed>,
     /// Who is over, and until when.
-    over: Mutex<HashMap<Source, Instant>>,
+    over: Arc<Mutex<HashMap<Source, Instant>>>,
 }
 
 impl Unproven {
     /// So many of one source.
     pub fn new(rate: Rate) -> Self {
-        let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
-        let limiter = RateLimiter::keyed(quota);
-        let inner = Inner { limiter, counted: AtomicUsize::new(0), over: Mutex::default() };
-        Self { inner: Arc::new(inner) }
+        Self { counted: Arc::new(Keyed::new(rate)), over: Arc::default() }
     }
 
     /// Counts a request that proved nothing.
     pub fn count(&self, source: Source) {
-        let inner = &self.inner;
-        if inner.counted.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
-            inner.limiter.retain_recent();
-            let now = Instant::now();
-            inner.over().retain(|_, until| now < *until);
+        let Err(Refusal::OverRate { retry_after }) = self.counted.take(source.number()) else {
+            return;
+        };
+        let now = Instant::now();
+        let mut over = self.over();
+        if over.len() >= OVER_MAX {
+            over.retain(|_, until| now < *until);
         }
-        let Err(not_until) = inner.limiter.check_key(&source) else { return };
-        let wait = not_until.wait_time_from(DefaultClock::default().now());
-        if let Some(until) = Instant::now().checked_add(wait) {
-            inner.over().insert(source, until);
+        if let Some(until) = now.checked_add(retry_after) {
+            over.insert(source, until);
         }
     }
-}
 
-impl Inner {
     fn over(&self) -> MutexGuard<'_, HashMap<Source, Instant>> {
         self.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,7 +58,7 @@ impl<R: Sourced> Gate<R> for Unproven {
     type Held = ();
 
     fn enter(&self, request: &R) -> Result<(), Refusal> {
-        let mut over = self.inner.over();
+        let mut over = self.over();
         if over.is_empty() {
             return Ok(());
         }
@@ -84,12 +70,6 @@ impl<R: Sourced> Gate<R> for Unproven {
             return Ok(());
         }
         Err(Refusal::OverRate { retry_after })
-    }
-}
-
-impl std::fmt::Debug for Unproven {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Unproven({} sources)", self.inner.limiter.len())
     }
 }
 
@@ -124,15 +104,5 @@ mod tests {
         gate.count(here.source());
         assert!(matches!(gate.enter(&here), Err(Refusal::OverRate { .. })));
         assert_eq!(gate.enter(&there), Ok(()));
-    }
-
-    #[test]
-    fn sources_of_the_past_are_forgotten() {
-        let many = NonZeroU32::new(1_000_000).unwrap();
-        let gate = Unproven::new(Rate { per_second: many, burst: many });
-        for n in 0..3 * SWEEP_EVERY {
-            gate.count(Source::of(u64::try_from(n).unwrap()));
-        }
-        assert!(gate.inner.limiter.len() <= 2 * SWEEP_EVERY, "{gate:?}");
     }
 }

@@ -9,8 +9,8 @@ pub(super) enum Chunks {
     Size {
         /// What it is so far.
         length: u64,
-        /// Whether it has a digit.
-        begun: bool,
+        /// How many digits it has: zeros would make it endless.
+        digits: u8,
     },
     /// Behind a chunk's size, before the end of its line.
     Extension(u64),
@@ -43,9 +43,12 @@ pub(super) enum Found {
     Illegal,
 }
 
+/// Most digits of a chunk's size: all that 64 bits have.
+const SIZE_DIGITS: u8 = 16;
+
 impl Chunks {
     /// Before its first byte.
-    pub(super) const START: Self = Self::Size { length: 0, begun: false };
+    pub(super) const START: Self = Self::Size { length: 0, digits: 0 };
 
     /// Reads on.
     pub(super) fn read(self, bytes: &[u8]) -> Found {
@@ -73,15 +76,15 @@ impl Chunks {
     /// The state behind a byte that is no data; `None` if it may not stand there.
     fn after(self, byte: u8) -> Option<Self> {
         let next = match (self, byte) {
-            (Self::Size { length, begun: true } | Self::Extension(length), b'\r') => {
+            (Self::Size { length, digits: 1.. } | Self::Extension(length), b'\r') => {
                 Self::SizeLf(length)
             }
-            (Self::Size { length, begun: true }, b' ' | b'\t' | b';') => Self::Extension(length),
+            (Self::Size { length, digits: 1.. }, b' ' | b'\t' | b';') => Self::Extension(length),
             (Self::Extension(_), byte) if byte != b'\n' => self,
-            (Self::Size { length, .. }, digit) => {
+            (Self::Size { length, digits: digits @ ..SIZE_DIGITS }, digit) => {
                 let digit = char::from(digit).to_digit(16)?;
                 let length = length.checked_mul(16)?.checked_add(u64::from(digit))?;
-                Self::Size { length, begun: true }
+                Self::Size { length, digits: digits.saturating_add(1) }
             }
             (Self::SizeLf(0) | Self::TrailerLf, b'\n') => Self::Trailer,
             (Self::SizeLf(length), b'\n') => Self::Data(length),
@@ -125,6 +128,7 @@ mod tests {
             b"0\r\n\n",
             b"0\r\na: b\n\r\n",
             b"10000000000000000\r\n",
+            b"00000000000000000\r\n",
         ] {
             assert_eq!(Chunks::START.read(body), Found::Illegal, "{body:?}");
         }

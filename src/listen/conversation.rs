@@ -13,8 +13,7 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use http::{Request, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, header};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
@@ -72,6 +71,11 @@ impl Conversation {
         Arc::new(Self { bounds, state: Mutex::new(state) })
     }
 
+    /// Whether nothing of a request has come yet.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self.state().waiting, Waiting::Request(_))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,8 +89,7 @@ pub struct Heard {
 
 impl Heard {
     /// Tells the stream what follows the head.
-    pub(super) fn new(conversation: &Arc<Conversation>, request: &Request<Incoming>) -> Self {
-        let headers = request.headers();
+    pub(super) fn new(conversation: &Arc<Conversation>, headers: &HeaderMap) -> Self {
         let length = || headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         let mut state = conversation.state();
         state.waiting = Waiting::Answer;
@@ -129,6 +132,8 @@ pub(super) struct Stream<I> {
     preface_left: usize,
     /// Read from the peer, not yet given to hyper.
     held: BytesMut,
+    /// Bytes given to hyper since others had their turn.
+    turn: usize,
     read_timer: Pin<Box<Sleep>>,
     write_timer: Option<Pin<Box<Sleep>>>,
 }
@@ -137,13 +142,25 @@ pub(super) struct Stream<I> {
 const PREFACE_BYTES: usize = 24;
 /// Room for bytes that are held back.
 const HELD_BYTES: usize = 8 * 1024;
+/// How many bytes hyper gets before other connections have their turn. It works for as long as there are bytes, and a
+/// flood of the smallest frames or chunks makes much work of few.
+const TURN_BYTES: usize = 64 * 1024;
 
 impl<I> Stream<I> {
     pub(super) fn new(io: I, conversation: Arc<Conversation>, watched: bool) -> Self {
         let read_timer = Box::pin(sleep_until(Instant::now()));
         let preface_left = if watched { 0 } else { PREFACE_BYTES };
         let held = BytesMut::new();
-        Self { io, conversation, watched, preface_left, held, read_timer, write_timer: None }
+        Self {
+            io,
+            conversation,
+            watched,
+            preface_left,
+            held,
+            turn: 0,
+            read_timer,
+            write_timer: None,
+        }
     }
 }
 
@@ -242,6 +259,22 @@ impl<I: AsyncRead + Unpin> AsyncRead for Stream<I> {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.turn >= TURN_BYTES {
+            this.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = out.filled().len();
+        let read = this.poll_some(cx, out);
+        let length = out.filled().len().saturating_sub(before);
+        this.turn = if read.is_ready() { this.turn.saturating_add(length) } else { 0 };
+        read
+    }
+}
+
+impl<I: AsyncRead + Unpin> Stream<I> {
+    fn poll_some(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self;
         if !this.watched {
             return this.poll_unwatched(cx, out);
         }

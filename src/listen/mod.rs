@@ -4,14 +4,28 @@
 //! leaves Nagle's algorithm on. Here each wait has a bound, and a connection counts for its source from the moment it
 //! is accepted.
 
+mod body;
 mod chunks;
 mod conversation;
 mod head;
+mod streams;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -21,15 +35,22 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     time,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-pub use self::conversation::Heard;
-use self::conversation::{Conversation, Stream};
+use self::{
+    body::Sent,
+    conversation::{Conversation, Stream},
+    streams::{Call, Streams},
+};
+pub use self::{
+    body::{Bodies, Patient, ReceiveError, Received},
+    conversation::Heard,
+};
 use crate::{
     layer::{
         budget::{Budget, Share},
@@ -93,6 +114,42 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 2 * 256 * STREAMS_MAX;
 /// HTTP/2 pings an idle peer this often, and gives it the same time to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Most that waits on one HTTP/2 stream for the peer to open its window, in bytes, one frame apart. Beyond, the answer is
+/// not asked for its next piece.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Most streams of one HTTP/2 connection that the peer took back before we looked at them; more close it.
+const RESETS_UNSEEN: usize = 64;
+/// Most streams of one HTTP/2 connection that we reset for the peer's errors; more close it.
+const RESETS_OURS: usize = 256;
+/// What the kernel keeps of answers that a peer does not take, in bytes, of each connection: the largest message. By
+/// itself it would keep megabytes.
+const KERNEL_SEND_BUFFER: u32 = 256 * 1024;
+/// Connections that the kernel keeps for us to accept.
+const BACKLOG: u32 = 1_024;
+/// How long an idle HTTP/1.1 connection stays open when the front stops: a request may be on its way, and closing would
+/// lose it. Its answer says `connection: close`.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long an HTTP/2 peer that has nothing open, and was told that the connection ends, may leave it open.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// How a front ends.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Soon: answers of HTTP/1.1 say `connection: close`, so that clients go elsewhere.
+    pub soon: CancellationToken,
+    /// Now: nothing more is accepted, and connections end once what they have under way is answered.
+    pub now: CancellationToken,
+}
+
+/// Listens.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    // accepted sockets have it from here
+    socket.set_send_buffer_size(KERNEL_SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// A front that listens.
 pub struct Front {
@@ -106,13 +163,15 @@ pub struct Front {
     pub bounds: Bounds,
     /// How many connections it takes.
     pub connections: Arc<Budget>,
+    /// How request bodies are bounded, unless what is behind bounds them itself.
+    pub bodies: Option<Bodies>,
 }
 
 impl Front {
-    /// Serves until `stop`, then accepts no more; `connections` ends when the last request is answered.
-    pub async fn serve<S, B>(self, service: S, stop: CancellationToken, connections: TaskTracker)
+    /// Serves until told to stop, then accepts no more; `connections` ends when the last request is answered.
+    pub async fn serve<S, B>(self, service: S, stop: Stop, connections: TaskTracker)
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        S: Service<Request<Received>, Response = Response<B>, Error = Infallible>
             + Clone
             + Send
             + Sync
@@ -123,12 +182,19 @@ impl Front {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         // not shared with the connections: it closes when this loop ends, so that newcomers are refused and go elsewhere
-        let Self { listener, tls, protocol, bounds, connections: budget } = self;
-        let speaker = Arc::new(Speaker { tls, protocol, bounds });
+        let Self { listener, tls, protocol, bounds, connections: budget, bodies } = self;
+        let speaker = Arc::new(Speaker { tls, protocol, bounds, bodies });
         loop {
             let accepted = tokio::select! {
-                () = stop.cancelled() => break,
                 accepted = listener.accept() => accepted,
+                () = stop.now.cancelled() => {
+                    // those whose connect has succeeded are served: closing the listener would reset them
+                    let mut nobody_waits = Context::from_waker(Waker::noop());
+                    match listener.poll_accept(&mut nobody_waits) {
+                        Poll::Ready(Ok(accepted)) => Ok(accepted),
+                        Poll::Ready(Err(_)) | Poll::Pending => break,
+                    }
+                }
             };
             let (socket, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -151,6 +217,7 @@ struct Speaker {
     tls: Option<Arc<ArcSwap<ServerConfig>>>,
     protocol: Protocol,
     bounds: Bounds,
+    bodies: Option<Bodies>,
 }
 
 impl Speaker {
@@ -160,9 +227,9 @@ impl Speaker {
         peer: SocketAddr,
         share: Share,
         service: S,
-        stop: CancellationToken,
+        stop: Stop,
     ) where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        S: Service<Request<Received>, Response = Response<B>, Error = Infallible>
             + Clone
             + Send
             + Sync
@@ -207,10 +274,10 @@ impl Speaker {
         protocol: Protocol,
         (peer, identity, names): (SocketAddr, Identity, Option<Names>),
         service: S,
-        stop: CancellationToken,
+        stop: Stop,
     ) where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        S: Service<Request<Received>, Response = Response<B>, Error = Infallible>
             + Clone
             + Send
             + Sync
@@ -221,27 +288,23 @@ impl Speaker {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let conversation = Conversation::new(self.bounds);
-        let (heard, watched) = (Arc::clone(&conversation), protocol == Protocol::Http1);
+        let watched = protocol == Protocol::Http1;
         let stream = TokioIo::new(Stream::new(io, Arc::clone(&conversation), watched));
-        let cut = Cut(CancellationToken::new());
-        let was_cut = cut.0.clone();
-        let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            request.extensions_mut().insert(identity.clone());
-            if let Some(names) = &names {
-                request.extensions_mut().insert(names.clone());
-            }
-            request.extensions_mut().insert(cut.clone());
-            let heard = Heard::new(&heard, &request);
-            let mut service = service.clone();
-            async move {
-                let answer = service.call(request).await;
-                drop(heard);
-                answer
-            }
-        });
-        let result = match protocol {
-            Protocol::Http1 => {
+        let cut = CancellationToken::new();
+        let streams = (!watched).then(|| Streams::new(cut.clone()));
+        let exchange = Exchange {
+            peer,
+            identity,
+            names,
+            cut: Cut(cut.clone()),
+            bodies: self.bodies.clone(),
+            conversation: Arc::clone(&conversation),
+            streams: streams.clone(),
+            soon: stop.soon,
+        };
+        let answer = hyper::service::service_fn(move |request| exchange.answer(request, &service));
+        let result = match streams {
+            None => {
                 let mut builder = http1::Builder::new();
                 builder
                     .timer(TokioTimer::new())
@@ -249,36 +312,57 @@ impl Speaker {
                     .max_buf_size(self.bounds.head_bytes)
                     // whoever has said all it has to say is answered all the same
                     .half_close(true);
-                let connection = builder.serve_connection(stream, answer);
-                tokio::pin!(connection);
+                let mut connection = pin!(builder.serve_connection(stream, answer));
                 tokio::select! {
                     result = connection.as_mut() => result,
-                    () = stop.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
+                    () = stop.now.cancelled() => {
+                        match time::timeout(LINGER, connection.as_mut()).await {
+                            Ok(result) => result,
+                            Err(_) if conversation.is_silent() => Ok(()),
+                            Err(_) => {
+                                connection.as_mut().graceful_shutdown();
+                                connection.await
+                            }
+                        }
                     }
                 }
             }
-            Protocol::Http2 => {
+            Some(streams) => {
                 let mut builder = http2::Builder::new(TokioExecutor::new());
                 builder
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(STREAMS_MAX)
                     .max_header_list_size(u32::try_from(self.bounds.head_bytes).unwrap_or(u32::MAX))
+                    .max_send_buf_size(SEND_BUFFER)
+                    .max_pending_accept_reset_streams(RESETS_UNSEEN)
+                    .max_local_error_reset_streams(RESETS_OURS)
                     .keep_alive_interval(KEEP_ALIVE)
                     .keep_alive_timeout(KEEP_ALIVE)
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW);
-                let connection = builder.serve_connection(stream, answer);
-                tokio::pin!(connection);
+                let mut connection = pin!(builder.serve_connection(stream, answer));
+                let mut ended = pin!(async {
+                    tokio::select! {
+                        () = cut.cancelled() => {}
+                        () = streams.stall(self.bounds.write) => {
+                            tracing::debug!(%peer, "it does not take its answers");
+                        }
+                    }
+                });
                 tokio::select! {
                     result = connection.as_mut() => result,
-                    () = was_cut.cancelled() => Ok(()),
-                    () = stop.cancelled() => {
+                    () = ended.as_mut() => Ok(()),
+                    () = async {
+                        tokio::select! {
+                            () = stop.now.cancelled() => {}
+                            () = streams.idle(self.bounds.idle) => {}
+                        }
+                    } => {
                         connection.as_mut().graceful_shutdown();
                         tokio::select! {
                             result = connection => result,
-                            () = was_cut.cancelled() => Ok(()),
+                            () = ended => Ok(()),
+                            () = streams.parted(PARTING) => Ok(()),
                         }
                     }
                 }
@@ -286,6 +370,66 @@ impl Speaker {
         };
         if let Err(error) = result {
             tracing::debug!(%error, %peer, "connection ended");
+        }
+    }
+}
+
+/// What the requests of one connection share.
+struct Exchange {
+    peer: SocketAddr,
+    identity: Identity,
+    names: Option<Names>,
+    cut: Cut,
+    bodies: Option<Bodies>,
+    conversation: Arc<Conversation>,
+    /// Of HTTP/2.
+    streams: Option<Arc<Streams>>,
+    soon: CancellationToken,
+}
+
+impl Exchange {
+    fn answer<S, B>(
+        &self,
+        request: Request<Incoming>,
+        service: &S,
+    ) -> impl Future<Output = Result<Response<Sent<B>>, Infallible>> + Send + use<S, B>
+    where
+        S: Service<Request<Received>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send,
+        B: Send + 'static,
+    {
+        let heard = Heard::new(&self.conversation, request.headers());
+        let answered = Arc::new(AtomicBool::new(false));
+        let mut request = request.map(|body| match &self.bodies {
+            Some(bodies) => Received::bounded(body, bodies, self.peer.ip().into(), &answered),
+            None => Received::plain(body),
+        });
+        request.extensions_mut().insert(Peer(self.peer));
+        request.extensions_mut().insert(self.identity.clone());
+        if let Some(names) = &self.names {
+            request.extensions_mut().insert(names.clone());
+        }
+        request.extensions_mut().insert(self.cut.clone());
+        let under_way = self.streams.as_ref().map(|streams| (Call::new(streams), streams.open()));
+        let (mut service, soon) = (service.clone(), self.soon.clone());
+        async move {
+            let mut response = service.call(request).await?;
+            answered.store(true, Ordering::Release);
+            drop(heard);
+            let open = under_way.map(|(call, open)| {
+                call.answered();
+                open
+            });
+            if open.is_none() && soon.is_cancelled() {
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            let patient = response.extensions_mut().remove::<Patient>().is_some();
+            Ok(response.map(|body| Sent::new(body, open, patient)))
         }
     }
 }

@@ -15,11 +15,14 @@
 
 mod harness;
 
+mod attacks;
 mod both_fronts;
 mod check_order;
 mod cli;
 mod crash;
 mod decisions;
+mod dmz;
+mod doctor;
 mod drain;
 mod engine;
 mod failover;
@@ -29,9 +32,11 @@ mod grpc_front;
 mod harness_works;
 mod history;
 mod hostile_json;
+mod hsm;
 mod http_front;
 mod import;
 mod layering;
+mod limits;
 mod mtls;
 mod oracle;
 mod postgres;

@@ -29,6 +29,7 @@ use crate::{
     app::{self, Begun, Running, Source},
     bridge::keys::{PrivateKey, PublicKey},
     cli::exchange::Caller,
+    config::Role,
     store::StandingChange,
 };
 
@@ -84,11 +85,14 @@ async fn rehearse(folder: &Path, out: &mut impl Write) -> Result<()> {
     fs::write(&config, settings(folder))?;
 
     // a variable may name a store that is no rehearsal's
-    let source = Source { file: config.clone(), flags: Vec::new(), environment: false };
+    let source =
+        Source { file: config.clone(), role: Role::All, flags: Vec::new(), environment: false };
     let begun = Begun::read(source).map_err(|error| Usage(error.to_string()))?;
-    let mut running = app::start(&begun.loaded.settings).await.map_err(start_error)?;
+    let mut running = app::start(&begun.loaded.settings, Role::All).await.map_err(start_error)?;
     running.follow(begun, signal(SignalKind::hangup())?);
-    running.engine.change_standing(StandingChange::ImportComplete).await?;
+    let engine = running.engine().context("role all has a core")?;
+    engine.change_standing(StandingChange::ImportComplete).await?;
+    let bridge = running.bridge.context("role all has a bridge")?;
 
     // made first, so that the callers know it; the settings do not
     let step = |step, client: Option<(&str, &Path)>| Rotate::rehearsed(step, &config, client);
@@ -96,7 +100,7 @@ async fn rehearse(folder: &Path, out: &mut impl Write) -> Result<()> {
     let next = PrivateKey::generate(2_048)?;
     create(&staged, &next.pkcs8_pem()?, 0o600)?;
     let load = Arc::new(Load {
-        url: format!("http://{}/aps/api/v1/payments/cancelPayment", running.bridge).parse()?,
+        url: format!("http://{bridge}/aps/api/v1/payments/cancelPayment").parse()?,
         keys: theirs,
         wallet: [ours.public().clone(), next.public().clone()],
         moved: AtomicBool::new(false),

@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,8 +18,15 @@ use zeroize::Zeroizing;
 use super::{Usage, create, rehearse};
 use crate::{
     app,
-    bridge::keys::{PrivateKey, PublicKey},
-    cli::exchange::{Caller, Verdict},
+    bridge::{
+        keys::{PrivateKey, PublicKey},
+        signer::Signer,
+    },
+    cli::{
+        exchange::{Caller, Verdict},
+        role::RoleName,
+        start_error,
+    },
     config::{
         self, ConfigError, IdentityKey, KeyState, Loaded, Origin, Settings,
         edit::{Edit, difference, edited},
@@ -58,6 +66,9 @@ pub(super) struct Rotate {
     /// The settings file; environment variables ALIPAYPLUS_CANCEL__SECTION__KEY win over it
     #[arg(long, value_name = "FILE", required_unless_present = "rehearse")]
     config: Option<PathBuf>,
+    /// The role that the settings are for
+    #[arg(long, value_enum, default_value = "all")]
+    role: RoleName,
     /// Change the settings file instead of printing the lines
     #[arg(long)]
     write: bool,
@@ -145,7 +156,7 @@ impl Rotate {
     fn load(&self, file: &Path) -> Result<Loaded, ConfigError> {
         // a rehearsal is nobody else's business
         let variables = (!self.rehearse).then(environment).into_iter().flatten();
-        Settings::load(Some(file), variables, &[])
+        Settings::load_as(self.role.into(), Some(file), variables, &[])
     }
 
     fn change(&self, file: &Path, edits: &[Edit], out: &mut impl Write) -> Result<()> {
@@ -168,7 +179,7 @@ impl Rotate {
             .with_context(|| format!("{} cannot be written", fresh.display()))?;
         let checked = self.load(&fresh);
         let good = checked.map_err(|error| error.to_string()).and_then(|loaded| {
-            app::check(&loaded.settings)
+            app::check(&loaded.settings, loaded.role)
                 .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
         });
         let placed = match good {
@@ -208,7 +219,7 @@ impl Rotate {
                 None => Ok(Plan::next("retire, or stage the next one")
                     .saying(format!("no key is staged; {} signs", active.version))),
                 Some(staged) => {
-                    private(&staged.file)?;
+                    signer(keys, staged)?;
                     let set = |version: &str, state| Edit::SetIdentityState {
                         version: version.to_owned(),
                         state,
@@ -234,11 +245,7 @@ impl Rotate {
                 }
                 for key in retired {
                     plan = plan
-                        .saying(format!(
-                            "{} goes; its file stays: {}",
-                            key.version,
-                            key.file.display()
-                        ))
+                        .saying(format!("{} goes; {} stays", key.version, place_of(key)))
                         .changing(Edit::RemoveIdentityKey { version: key.version.clone() });
                 }
                 Ok(plan)
@@ -255,19 +262,26 @@ impl Rotate {
     ) -> Result<Plan> {
         let next = "give the public key to Alipay+ under that version; verify; and once Alipay+ confirms it, promote";
         if let Some(staged) = staged {
-            let key = private(&staged.file)?;
+            let key = signer(keys, staged)?;
             return Ok(announced(Plan::next(next), &staged.version, key.public())
                 .saying("it was staged before"));
         }
         let versions: Vec<&str> = keys.iter().map(|key| &*key.version).collect();
         let version = self.version(&versions);
-        let folder = active.file.parent().unwrap_or(Path::new("."));
+        let Some(beside) = &active.file else {
+            bail!(Usage(
+                "the active key is in a token: make the next one there with the token's own tools, \
+                 and add a [[identity.keys]] for it with state = \"staged\""
+                    .to_owned()
+            ))
+        };
+        let folder = beside.parent().unwrap_or(Path::new("."));
         let made = folder.join(format!("wallet-{version}.private.pem"));
         // from a stage whose lines did not come into the settings
         let key = if made.exists() {
             private(&made)?
         } else {
-            let bits = private(&active.file)?.public().bits();
+            let bits = private(beside)?.public().bits();
             let key = PrivateKey::generate(if bits > 3_072 { 4_096 } else { bits.max(2_048) })?;
             let wrong = || Usage(format!("{} cannot be written", made.display()));
             create(&made, &key.pkcs8_pem()?, 0o600).with_context(wrong)?;
@@ -288,10 +302,10 @@ impl Rotate {
             "promote, once Alipay+ has the new public key; or retire, once it signs everywhere",
         );
         for key in &loaded.settings.identity.keys {
-            let pair = private(&key.file)?;
+            let pair = signer(&loaded.settings.identity.keys, key)?;
             let signature = pair.sign(b"alipayplus-cancel keys rotate")?;
             let good = pair.public().verify(b"alipayplus-cancel keys rotate", &signature);
-            ensure!(good, "{} does not verify what it signs", key.file.display());
+            ensure!(good, "{} does not verify what {} signs", key.version, place_of(key));
             plan = plan.saying(format!(
                 "{} ({}) signs and verifies; fingerprint {}",
                 key.version,
@@ -303,7 +317,7 @@ impl Rotate {
         let client = loaded.settings.clients.first().context(Usage(
             "without a client no answer is signed; add one to the settings".to_owned(),
         ))?;
-        let key = private(&active.file)?.public().clone();
+        let key = signer(&loaded.settings.identity.keys, active)?.public().clone();
         let version = signed_by(url, client.id.as_str(), key, self.ca_file.clone())?;
         ensure!(
             version == active.version,
@@ -480,6 +494,17 @@ fn private(file: &Path) -> Result<PrivateKey> {
     PrivateKey::parse(&*read(file)?).with_context(wrong)
 }
 
+/// One of our keys, from its file or its token.
+fn signer(keys: &[IdentityKey], key: &IdentityKey) -> Result<Arc<dyn Signer>> {
+    let place = keys.iter().position(|known| known.version == key.version);
+    app::signer(place.unwrap_or_default(), key).map_err(start_error)
+}
+
+fn place_of(key: &IdentityKey) -> String {
+    let in_file = key.file.as_ref().map(|file| file.display().to_string());
+    in_file.unwrap_or_else(|| "the key in its token".to_owned())
+}
+
 fn public(file: &Path) -> Result<PublicKey> {
     let wrong = || Usage(format!("key file {} is no use", file.display()));
     PublicKey::parse(&*read(file)?).with_context(wrong)
@@ -525,6 +550,7 @@ impl Rotate {
         Self {
             step: Some(step),
             config: Some(config.to_owned()),
+            role: RoleName::All,
             write: true,
             client: client.map(|(id, _)| id.to_owned()),
             public_key: client.map(|(_, file)| file.to_owned()),

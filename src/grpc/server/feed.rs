@@ -13,7 +13,7 @@ use super::super::{
 use crate::{
     feed::{self, Error, Feed},
     layer::deadline,
-    listen::{Cut, Identity},
+    listen::{Cut, Identity, Patient},
 };
 
 /// What the service holds.
@@ -71,7 +71,10 @@ impl FeedService for Server {
         let begun = self.feed.subscribe(name, command, cut);
         let stream = feed::within(until, begun).await.map_err(failed)?;
         let steps = stream.map(|step| step.map(convert::step).map_err(failed));
-        Ok(Response::new(Box::pin(steps)))
+        let mut response: Response<Self::SubscribeStream> = Response::new(Box::pin(steps));
+        // a consumer takes the next event once it is done with the one before
+        response.extensions_mut().insert(Patient);
+        Ok(response)
     }
 
     async fn acknowledge(

@@ -69,6 +69,17 @@ impl Grpc {
     pub fn new(address: SocketAddr) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        Self::over(runtime, &endpoint)
+    }
+
+    /// With the certificate of the wallet's services.
+    pub fn by_tls(address: SocketAddr) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).expect("an address");
+        Self::over(runtime, &endpoint.tls_config(super::pair::wallet_tls()).expect("TLS"))
+    }
+
+    fn over(runtime: Runtime, endpoint: &Endpoint) -> Self {
         let channel = runtime.block_on(async { endpoint.connect_lazy() });
         Self { runtime, channel }
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use alipayplus_cancel::bridge::{
-    keys::PrivateKey,
+    keys::{PrivateKey, PublicKey},
     signature::{self, SignatureHeader},
 };
 use serde_json::Value;
@@ -493,9 +493,15 @@ impl Answer {
     /// Fails unless the wallet signed this answer to this request, in the one form that old clients read.
     #[track_caller]
     pub fn assert_signed(&self) -> &Self {
+        self.assert_signed_by("1", vectors::wallet().public())
+    }
+
+    /// The same with a key of the test's own.
+    #[track_caller]
+    pub fn assert_signed_by(&self, version: &str, key: &PublicKey) -> &Self {
         let header = self.header("signature").expect("the answer is signed");
-        let prefix = "algorithm=RSA256,keyVersion=1,signature=";
-        let value = header.strip_prefix(prefix).expect("the one form of the header");
+        let prefix = format!("algorithm=RSA256,keyVersion={version},signature=");
+        let value = header.strip_prefix(&prefix).expect("the one form of the header");
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '%';
         assert!(value.chars().all(plain), "percent-encoded: {value}");
         assert!(
@@ -517,8 +523,7 @@ impl Answer {
         }
         let string = signature::signed_string(&self.method, &self.target, client, time, &self.body);
         let read = SignatureHeader::parse(header).expect("a signature header");
-        let wallet = vectors::wallet().public();
-        assert!(wallet.verify(&string, &read.signature), "the wallet's signature verifies");
+        assert!(key.verify(&string, &read.signature), "the wallet's signature verifies");
         self
     }
 

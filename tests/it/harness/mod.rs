@@ -2,11 +2,15 @@
 //! for byte, [`grpc`] as the wallet's own services do. [`postgres`] runs the other store's database.
 #![allow(dead_code)] // a fixture offers more than one branch of the suite uses
 
+pub mod fake_core;
 pub mod grpc;
+pub mod h2;
 pub mod json;
+pub mod pair;
 pub mod pki;
 pub mod postgres;
 pub mod service;
+pub mod softhsm;
 pub mod vectors;
 
 use std::{

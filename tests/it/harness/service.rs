@@ -15,7 +15,8 @@ use tempfile::TempDir;
 use super::{
     eventually,
     grpc::Grpc,
-    json::Json,
+    json::{Answer, Connection, Json},
+    pair,
     postgres::{self, Cluster},
     vectors::{self, CLIENT_ID, pem},
 };
@@ -55,9 +56,22 @@ impl Store {
     }
 }
 
+/// What runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Everything: one process, or a pair of them where the suite runs through pairs.
+    #[default]
+    All,
+    /// `--role core`
+    Core,
+    /// `--role bridge`; the test says where its cores are.
+    Bridge,
+}
+
 /// How a service differs from the usual one.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    pub role: Role,
     pub store: Store,
     /// Leaves the new store in onboarding, where unknown answers U; otherwise `import complete` is run first.
     pub onboarding: bool,
@@ -65,6 +79,8 @@ pub struct Options {
     pub toml: String,
     /// `--set` arguments, as `limits.batch=1`; `clients.0` is [`CLIENT_ID`], `clients.1` is [`OTHER_CLIENT`].
     pub set: Vec<String>,
+    /// Environment variables of the process.
+    pub env: Vec<(String, String)>,
 }
 
 impl Options {
@@ -97,6 +113,8 @@ pub struct Service {
     dir: TempDir,
     options: Options,
     process: Option<Process>,
+    /// The bridge of a pair, whose core is `process`.
+    front: Option<Process>,
     ports: Ports,
 }
 
@@ -107,14 +125,16 @@ struct Process {
 }
 
 impl Process {
-    fn start(dir: &Path, options: &Options) -> Self {
+    fn start(dir: &Path, options: &Options, role: &str, more: &[String]) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(dir.join("stderr.log"));
         let mut command = command(&["serve", "--config"]);
         command.arg(dir.join("settings.toml"));
-        for setting in &options.set {
+        command.args(["--role", role]);
+        for setting in options.set.iter().chain(more) {
             command.args(["--set", setting]);
         }
         let child = command
+            .envs(options.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.expect("a log file"))
@@ -130,6 +150,14 @@ impl Process {
             .spawn()
             .expect("sh");
         Self { child, watchdog }
+    }
+}
+
+impl Process {
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
+        assert!(sent.success(), "kill -s {name} {pid}");
     }
 }
 
@@ -212,6 +240,24 @@ public_key_file = "other.pub"
     write("settings.toml", &settings);
 }
 
+/// The same for a bridge: nothing of the core's is there.
+fn furnish_bridge(dir: &Path, toml: &str) {
+    furnish(dir, toml);
+    let settings = fs::read_to_string(dir.join("settings.toml")).expect("just written");
+    let of_core = ["grpc.listen", "store.url", "tokens.hash_key_files"];
+    let is_ours = |line: &&str| !of_core.iter().any(|name| line.starts_with(name));
+    let settings = settings.lines().filter(is_ours).collect::<Vec<_>>().join("\n");
+    fs::write(dir.join("settings.toml"), settings).expect("a writable dir");
+    fs::remove_file(dir.join("token-hash.hex")).expect("just written");
+}
+
+/// What the platform is answered.
+pub fn admin(address: SocketAddr, path: &str) -> Answer {
+    let mut connection = Connection::to(address);
+    connection.write(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+    connection.answer(true).expect("an answer")
+}
+
 impl Drop for Service {
     /// What it complained of may be why the test fails.
     fn drop(&mut self) {
@@ -246,32 +292,68 @@ impl Service {
 
     /// The same in a folder that a test has put files into.
     pub fn start_in(dir: TempDir, options: Options) -> Self {
-        furnish_on(dir.path(), &options.toml, &options.store.url(dir.path()));
+        if options.role == Role::Bridge {
+            furnish_bridge(dir.path(), &options.toml);
+        } else {
+            furnish_on(dir.path(), &options.toml, &options.store.url(dir.path()));
+        }
         File::create(dir.path().join("stderr.log")).expect("a log file");
-        let process = Process::start(dir.path(), &options);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let ports = Ports { grpc: nowhere, bridge: nowhere, admin: nowhere };
-        let mut service = Self { dir, options, process: Some(process), ports };
-        service.ports = service.wait_ready(0);
-        if !service.options.onboarding {
+        let mut service = Self { dir, options, process: None, front: None, ports };
+        service.begin();
+        if !service.options.onboarding && service.options.role != Role::Bridge {
             service.import_complete();
         }
         service
     }
 
-    /// Waits for the "ready" line behind what the log had before.
-    fn wait_ready(&mut self, from: usize) -> Ports {
+    /// Starts its process, or both of them.
+    fn begin(&mut self) {
+        let (dir, from) = (self.dir.path().to_owned(), self.stderr().len());
+        let start = |role, more: &[String]| Process::start(&dir, &self.options, role, more);
+        if self.options.role != Role::All || !pair::is_usual() {
+            let role = match self.options.role {
+                Role::All => "all",
+                Role::Core => "core",
+                Role::Bridge => "bridge",
+            };
+            let mut process = start(role, &[]);
+            self.ports = self.wait_ready(&mut process, from, "admin");
+            self.process = Some(process);
+            return;
+        }
+        let authority = pair::Authority::shared();
+        authority.write(&dir, "pair-core", &pair::CORE);
+        authority.write(&dir, "pair-bridge", &[pair::BRIDGE]);
+        let of_core = [pair::core_settings(&dir, "pair-core"), pair::callers()].concat();
+        let mut core = start("core", &of_core);
+        let of_core = self.wait_ready(&mut core, from, "grpc");
+        let cores = format!("https://{}", of_core.grpc);
+        // the core has their ports, if a test says which they are
+        let mut bridge = start("bridge", &pair::bridge_settings(&dir, "pair-bridge", &cores));
+        let of_bridge = self.wait_ready(&mut bridge, from, "bridge");
+        eventually("the bridge reaches its core", || {
+            (admin(of_bridge.admin, "/readyz").status == 200).then_some(())
+        });
+        self.ports = Ports { bridge: of_bridge.bridge, ..of_core };
+        (self.process, self.front) = (Some(core), Some(bridge));
+    }
+
+    /// Waits for the "ready" line behind what the log had before: of the process that has this listener.
+    fn wait_ready(&self, process: &mut Process, from: usize, listener: &str) -> Ports {
         let log = self.dir.path().join("stderr.log");
-        let child = &mut self.process.as_mut().expect("a process").child;
+        let child = &mut process.child;
         eventually("the service is ready", || {
             let text = fs::read_to_string(&log).expect("the log");
             let ended = child.try_wait().expect("a child");
             let ready = text.get(from..)?.split_inclusive('\n').find_map(|line| {
                 let line: Value = serde_json::from_str(line).ok()?;
-                if line["message"] != "ready" {
+                if line["message"] != "ready" || line[listener].is_null() {
                     return None;
                 }
-                let port = |name: &str| line[name].as_str().unwrap().parse().unwrap();
+                let nowhere = "127.0.0.1:0";
+                let port = |name: &str| line[name].as_str().unwrap_or(nowhere).parse().unwrap();
                 Some(Ports { grpc: port("grpc"), bridge: port("bridge"), admin: port("admin") })
             });
             assert!(ready.is_some() || ended.is_none(), "it ended with {ended:?}: {text}");
@@ -283,6 +365,7 @@ impl Service {
     pub fn import_complete(&self) {
         let settings = self.settings();
         let mut import = command(&["import", "complete", "--config", settings.to_str().unwrap()]);
+        import.envs(self.options.env.iter().cloned());
         // it has no --set, and has to find the store as it was made
         for setting in self.options.set.iter().filter(|setting| setting.starts_with("store.")) {
             let (name, value) = setting.split_once('=').expect("a name and a value");
@@ -295,7 +378,7 @@ impl Service {
 
     /// SIGKILL: no drain, no goodbye.
     pub fn kill_nine(&mut self) {
-        if let Some(mut process) = self.process.take() {
+        for mut process in [self.front.take(), self.process.take()].into_iter().flatten() {
             process.child.kill().expect("it runs");
             process.child.wait().expect("it ends");
         }
@@ -303,21 +386,35 @@ impl Service {
 
     /// Sends a signal by name: `TERM`, `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
-        let pid = self.process.as_ref().expect("a process").child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
-        assert!(sent.success(), "kill -s {name} {pid}");
+        let process = self.process.as_ref().expect("a process");
+        match &self.front {
+            // the core outlives what its bridge still answers: see `wait`
+            Some(front) if matches!(name, "TERM" | "INT") => front.signal(name),
+            Some(front) => {
+                front.signal(name);
+                process.signal(name);
+            }
+            None => process.signal(name),
+        }
     }
 
     /// Whether the process has ended by itself.
     pub fn has_ended(&mut self) -> bool {
-        let process = self.process.as_mut().expect("a process");
-        process.child.try_wait().expect("a child").is_some()
+        let first = self.front.as_mut().or(self.process.as_mut()).expect("a process");
+        first.child.try_wait().expect("a child").is_some()
     }
 
     /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("a process");
-        eventually("the service ends", || process.child.try_wait().expect("a child"))
+        let ends = |process: &mut Process| {
+            eventually("the service ends", || process.child.try_wait().expect("a child"))
+        };
+        let Some(mut front) = self.front.take() else { return ends(&mut process) };
+        let ended = ends(&mut front);
+        process.signal("TERM");
+        let core_ended = ends(&mut process);
+        if ended.success() { core_ended } else { ended }
     }
 
     /// SIGTERM, and how it ended.
@@ -331,9 +428,7 @@ impl Service {
         if self.process.is_some() {
             self.terminate();
         }
-        let from = self.stderr().len();
-        self.process = Some(Process::start(self.dir.path(), &self.options));
-        self.ports = self.wait_ready(from);
+        self.begin();
     }
 
     /// [`Self::restart`], with other options from then on (`onboarding` and `toml` stay as they were).
@@ -384,6 +479,9 @@ impl Service {
 
     /// The wallet's own services before the gRPC front.
     pub fn grpc(&self) -> Grpc {
+        if self.front.is_some() {
+            return Grpc::by_tls(self.ports.grpc);
+        }
         Grpc::new(self.ports.grpc)
     }
 }

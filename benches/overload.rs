@@ -1,0 +1,409 @@
+//! What is left of the service when too much comes, and what one client's flood does to another.
+//!
+//! `cargo bench --bench overload -- [SECONDS]`, by default 4. The service is the real binary with the embedded store,
+//! pinned to one core, the loader to another (`taskset`). Requests are signed beforehand, distinct, durable; they arrive
+//! at a rate of their own, whether or not answers come.
+//!
+//! 1. *Peak*: 256 connections, each asking as fast as it is answered.
+//! 2. *r*: what a refused request costs the service, over what an accepted one costs (CPU time of its process).
+//! 3. *Goodput* at 1, 2 and 3 times the peak, beside the goal: 90 % of (1 − k·r)/(1 − r).
+//! 4. *Fairness*: p99 of a client within its rate, alone and while another one sends 20 times its own rate; five rounds
+//!    of each, interleaved, medians.
+#![allow(missing_docs, clippy::pedantic, clippy::restriction)]
+
+use std::{
+    cell::RefCell,
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    rc::Rc,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use alipayplus_cancel::bridge::{keys::PrivateKey, signature};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+    task::LocalSet,
+    time,
+};
+
+const PATH: &str = "/aps/api/v1/payments/cancelPayment";
+/// The client that floods, and the one that does not.
+const CLIENTS: [&str; 2] = ["FLOOD", "OTHER"];
+/// Requests a second that [`CLIENTS`] may make in the part about fairness, and that the second one makes.
+const FAIR_RATE: usize = 200;
+const CONNECTIONS: usize = 3_000;
+
+struct Service {
+    process: Child,
+    bridge: SocketAddr,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+impl Service {
+    /// Starts one on core 0, with these `--set`.
+    fn start(dir: &Path, keys: &[PrivateKey; 2], set: &[&str]) -> Self {
+        fs::create_dir_all(dir).expect("a folder");
+        let write = |name: &str, text: &[u8]| fs::write(dir.join(name), text).expect("a file");
+        let wallet = PrivateKey::generate(2048).expect("a key");
+        write("wallet.pem", wallet.pkcs8_pem().expect("PEM").as_bytes());
+        write("hash.key", &[b'k'; 64]);
+        let mut settings = format!(
+            "store.url = \"sqlite://{}/state.db\"\ngrpc.listen = \"127.0.0.1:0\"\nbridge.listen = \"127.0.0.1:0\"\n\
+             admin.listen = \"127.0.0.1:0\"\ntokens.hash_key_files = [\"hash.key\"]\n\
+             limits.connections_per_source = 10000\n[[identity.keys]]\nversion = \"1\"\nfile = \"wallet.pem\"\n",
+            dir.display()
+        );
+        for (client, key) in CLIENTS.iter().zip(keys) {
+            write(&format!("{client}.pem"), key.public().spki_pem().as_bytes());
+            settings.push_str(&format!(
+                "[[clients]]\nid = \"{client}\"\npsp_ids = [\"*\"]\nrate = {{ per_second = 1000000, burst = 1000000 }}\n\
+                 [[clients.keys]]\nversion = \"1\"\npublic_key_file = \"{client}.pem\"\n"
+            ));
+        }
+        let file = dir.join("settings.toml");
+        fs::write(&file, settings).expect("a file");
+
+        let binary = env!("CARGO_BIN_EXE_alipayplus-cancel");
+        let mut command = Command::new("taskset");
+        command.args([
+            "-c",
+            "0",
+            binary,
+            "serve",
+            "--set",
+            "telemetry.log_level=warn,alipayplus_cancel::cli=info",
+        ]);
+        command.arg("--config").arg(&file);
+        for set in set {
+            command.args(["--set", set]);
+        }
+        let mut process = command.stderr(Stdio::piped()).spawn().expect("taskset and the binary");
+        let mut lines = BufReader::new(process.stderr.take().expect("a pipe")).lines();
+        let ready = lines.by_ref().map_while(Result::ok).find(|line| line.contains("\"ready\""));
+        let ready = ready.expect("the service gets ready");
+        let ready: serde_json::Value = serde_json::from_str(&ready).expect("a JSON log line");
+        let bridge = ready["bridge"].as_str().expect("an address").parse().expect("an address");
+        // whatever it logs, somebody must read
+        thread::spawn(move || lines.for_each(drop));
+        let complete =
+            Command::new(binary).args(["import", "complete", "--config"]).arg(&file).output();
+        assert!(complete.expect("the binary").status.success());
+        Self { process, bridge }
+    }
+
+    /// The CPU time that it has taken.
+    fn cpu(&self) -> Duration {
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("its times");
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ticks: u64 = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|n| n.parse::<u64>().ok())
+            .sum();
+        // USER_HZ is 100 on every Linux
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn memory_mb(&self) -> u64 {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("its memory");
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1024
+    }
+}
+
+fn request(client: usize, key: &PrivateKey, id: usize) -> Vec<u8> {
+    let client = CLIENTS[client];
+    let body = format!(
+        r#"{{"acquirerId":"1022188000000000001","pspId":"1022172000000000001","paymentRequestId":"load-{id}"}}"#
+    );
+    let time = "2026-05-28T12:12:12+08:00";
+    let signed = signature::signed_string("POST", PATH, client, time, body.as_bytes());
+    let header = signature::header("1", &key.sign(&signed).expect("a signature"));
+    format!(
+        "POST {PATH} HTTP/1.1\r\nhost: wallet\r\ncontent-type: application/json; charset=UTF-8\r\n\
+         client-id: {client}\r\nrequest-time: {time}\r\nsignature: {header}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// So many requests of a client's, none of them made before. Signed on both cores: nothing is measured now.
+fn requests(client: usize, keys: &[PrivateKey; 2], count: usize) -> Vec<Vec<u8>> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let first = NEXT.fetch_add(count, Ordering::Relaxed);
+    let key = &keys[client];
+    let half = first + count / 2;
+    thread::scope(|scope| {
+        let halves = [first..half, half..first + count].map(|ids| {
+            scope.spawn(move || ids.map(|id| request(client, key, id)).collect::<Vec<_>>())
+        });
+        halves.into_iter().flat_map(|half| half.join().expect("signatures")).collect()
+    })
+}
+
+/// What came back.
+#[derive(Default)]
+struct Seen {
+    successes: Vec<Duration>,
+    refusals: Vec<Duration>,
+    others: usize,
+    /// Arrivals for which no connection was free: the service is that far behind.
+    unsent: usize,
+    took: Duration,
+}
+
+impl Seen {
+    fn per_second(&self) -> f64 {
+        self.successes.len() as f64 / self.took.as_secs_f64()
+    }
+}
+
+fn at(times: &mut [Duration], thousandth: usize) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() * thousandth / 1000).copied().unwrap_or_default()
+}
+
+/// A connection that sends what it is given, one after the other, and says when it is free.
+async fn speak(
+    address: SocketAddr,
+    me: usize,
+    mut work: mpsc::UnboundedReceiver<(Instant, Rc<[u8]>)>,
+    free: mpsc::UnboundedSender<usize>,
+    seen: Rc<RefCell<Seen>>,
+) {
+    let mut socket: Option<TcpStream> = None;
+    let mut answer = Vec::new();
+    while let Some((due, request)) = work.recv().await {
+        if socket.is_none() {
+            let Ok(fresh) = TcpStream::connect(address).await else { continue };
+            fresh.set_nodelay(true).expect("a socket");
+            socket = Some(fresh);
+        }
+        let Some(open) = socket.as_mut() else { continue };
+        answer.clear();
+        let mut ended = open.write_all(&request).await.is_err();
+        while !ended && !answer.ends_with(b"}}") {
+            ended = !matches!(open.read_buf(&mut answer).await, Ok(1..));
+        }
+        let mut seen = seen.borrow_mut();
+        let has = |code: &[u8]| answer.windows(code.len()).any(|window| window == code);
+        if has(b"\"SUCCESS\"") {
+            seen.successes.push(due.elapsed());
+        } else if has(b"\"REQUEST_TRAFFIC_EXCEED_LIMIT\"") {
+            assert!(has(b"\r\nsignature: "), "a refusal is signed too");
+            seen.refusals.push(due.elapsed());
+        } else {
+            seen.others += 1;
+        }
+        drop(seen);
+        if ended || has(b"connection: close") {
+            socket = None;
+        }
+        if free.send(me).is_err() {
+            break;
+        }
+    }
+}
+
+/// Sends all requests at so many a second; without a rate, as fast as answers come.
+async fn load(
+    address: SocketAddr,
+    requests: Vec<Vec<u8>>,
+    connections: usize,
+    per_second: Option<f64>,
+) -> Seen {
+    let seen = Rc::new(RefCell::new(Seen::default()));
+    let (free, mut frees) = mpsc::unbounded_channel();
+    let mut to = Vec::new();
+    for me in 0..connections {
+        let (work, works) = mpsc::unbounded_channel();
+        to.push(work);
+        tokio::task::spawn_local(speak(address, me, works, free.clone(), Rc::clone(&seen)));
+        free.send(me).expect("we listen");
+    }
+    drop(free);
+    let begun = Instant::now();
+    let count = requests.len();
+    for (nth, request) in requests.into_iter().enumerate() {
+        let due = match per_second {
+            Some(rate) => begun + Duration::from_secs_f64(nth as f64 / rate),
+            None => Instant::now(),
+        };
+        if due > Instant::now() + Duration::from_micros(500) {
+            time::sleep_until(due.into()).await;
+        } else if nth % 16 == 0 {
+            tokio::task::yield_now().await;
+        }
+        let next = match per_second {
+            Some(_) => frees.try_recv().ok(),
+            None => frees.recv().await,
+        };
+        match next {
+            Some(me) => to[me].send((due.max(begun), request.into())).expect("it works"),
+            None => seen.borrow_mut().unsent += 1,
+        }
+    }
+    seen.borrow_mut().took = begun.elapsed();
+    let successes_in_time = seen.borrow().successes.len();
+    // the rest is waited for, and does not count as throughput
+    drop(to);
+    while frees.recv().await.is_some() {}
+    let mut seen = Rc::try_unwrap(seen).ok().expect("all are done").into_inner();
+    if per_second.is_none() {
+        seen.took = begun.elapsed();
+    }
+    let answered = seen.successes.len() + seen.refusals.len() + seen.others + seen.unsent;
+    assert!(answered <= count && successes_in_time <= count);
+    seen
+}
+
+fn main() {
+    let seconds =
+        std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(4usize);
+    let me = std::process::id().to_string();
+    let dir = tempfile::tempdir().expect("a folder");
+    let keys = [(); 2].map(|()| PrivateKey::generate(2048).expect("a key"));
+    // signing wants both cores, measuring one
+    let pin = |cores: &str| {
+        let pinned = Command::new("taskset").args(["-a", "-c", "-p", cores, &me]).output();
+        assert!(pinned.expect("taskset").status.success());
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let run = |address, requests, connections, rate| {
+        pin("1");
+        let seen = LocalSet::new().block_on(&runtime, load(address, requests, connections, rate));
+        pin("0,1");
+        seen
+    };
+
+    // 1. the peak
+    let service =
+        Service::start(&dir.path().join("all"), &keys, &["limits.max_in_flight_per_client=256"]);
+    run(service.bridge, requests(0, &keys, 3_000), 64, None);
+    let before = service.cpu();
+    let mut peak = run(service.bridge, requests(0, &keys, 8_000 * seconds), 256, None);
+    assert!(peak.refusals.is_empty(), "256 fit");
+    let accepted_cpu = (service.cpu() - before).as_secs_f64() / peak.successes.len() as f64;
+    let rate = peak.per_second();
+    println!(
+        "peak: {rate:.0} a second, p50 {:?}, p99 {:?}",
+        at(&mut peak.successes, 500),
+        at(&mut peak.successes, 990)
+    );
+
+    // 2. r: a second service with room for one, which an unfinished request takes
+    let full = Service::start(
+        &dir.path().join("full"),
+        &keys,
+        &[
+            "limits.max_in_flight=1",
+            "limits.body_timeout=10m",
+            "limits.cancel_payment_deadline=10m",
+        ],
+    );
+    let whole = request(0, &keys[0], usize::MAX);
+    let _held = runtime.block_on(async {
+        let mut socket = TcpStream::connect(full.bridge).await.expect("a connection");
+        socket.write_all(&whole[..whole.len() - 1]).await.expect("to send");
+        time::sleep(Duration::from_millis(200)).await;
+        socket
+    });
+    run(full.bridge, requests(0, &keys, 2_000), 256, None);
+    let before = full.cpu();
+    let refused = run(full.bridge, requests(0, &keys, 8_000 * seconds), 256, None);
+    assert!(refused.successes.is_empty(), "there is no room");
+    let refused_cpu = (full.cpu() - before).as_secs_f64() / refused.refusals.len() as f64;
+    let r = refused_cpu / accepted_cpu;
+    println!(
+        "CPU: {:.1} µs accepted, {:.1} µs refused, r = {r:.3}",
+        accepted_cpu * 1e6,
+        refused_cpu * 1e6
+    );
+    drop(full);
+
+    // 3. goodput
+    println!(
+        "\n  k   arrivals/s  goodput/s  of peak   goal   refused  unsent  other  p50 S     p99 S     p99 refused  memory"
+    );
+    for k in [1usize, 2, 3] {
+        let arrivals = rate * k as f64;
+        let count = (arrivals * seconds as f64) as usize;
+        let mut seen = run(service.bridge, requests(0, &keys, count), CONNECTIONS, Some(arrivals));
+        let goal = (0.9 * (1.0 - k as f64 * r) / (1.0 - r)).max(if k == 3 { 0.6 } else { 0.0 });
+        println!(
+            "{k:>3}   {arrivals:>10.0} {:>10.0} {:>7.0} % {:>5.0} % {:>8} {:>7} {:>6}  {:<9.1?} {:<9.1?} {:<9.1?} {:>7} MB",
+            seen.per_second(),
+            100.0 * seen.per_second() / rate,
+            100.0 * goal,
+            seen.refusals.len(),
+            seen.unsent,
+            seen.others,
+            at(&mut seen.successes, 500),
+            at(&mut seen.successes, 990),
+            at(&mut seen.refusals, 990),
+            service.memory_mb(),
+        );
+    }
+    drop(service);
+
+    // 4. fairness
+    let limits: Vec<String> = (0..2)
+        .flat_map(|client| {
+            ["per_second", "burst"].map(|it| format!("clients.{client}.rate.{it}={FAIR_RATE}"))
+        })
+        .collect();
+    let limits: Vec<&str> = limits.iter().map(String::as_str).collect();
+    let service = Service::start(&dir.path().join("fair"), &keys, &limits);
+    let mut rounds: Vec<[Duration; 2]> = Vec::new();
+    println!("\nround  quiet p99   beside 20 times its rate p99");
+    for round in 1..=5 {
+        let quiet = requests(1, &keys, FAIR_RATE * seconds);
+        let beside = requests(1, &keys, FAIR_RATE * seconds);
+        let flood = requests(0, &keys, 20 * FAIR_RATE * seconds);
+        let steady = FAIR_RATE as f64 * 0.9;
+        let mut alone = run(service.bridge, quiet, 64, Some(steady));
+        let mut beside = {
+            pin("1");
+            let (seen, flooded) = LocalSet::new().block_on(&runtime, async {
+                tokio::join!(
+                    load(service.bridge, beside, 64, Some(steady)),
+                    load(service.bridge, flood, 256, Some(20.0 * FAIR_RATE as f64)),
+                )
+            });
+            pin("0,1");
+            assert!(flooded.refusals.len() > 10 * flooded.successes.len(), "it is refused");
+            seen
+        };
+        assert!(alone.refusals.len() + beside.refusals.len() == 0, "within its rate");
+        let p99 = [at(&mut alone.successes, 990), at(&mut beside.successes, 990)];
+        println!("{round:>5}  {:<10.2?}  {:<10.2?}", p99[0], p99[1]);
+        rounds.push(p99);
+    }
+    let median = |which: usize| {
+        let mut all: Vec<_> = rounds.iter().map(|round| round[which]).collect();
+        at(&mut all, 500)
+    };
+    println!(
+        "medians: {:.2?} and {:.2?}, ratio {:.2}",
+        median(0),
+        median(1),
+        median(1).as_secs_f64() / median(0).as_secs_f64()
+    );
+}
