@@ -29,6 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "layer",
             "listen::Cut",
             "listen::Identity",
+            "listen::Patient",
             "listen::Peer",
             "telemetry",
         ],
@@ -74,6 +75,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("deadpool", &["store"]),
     ("toml", &["config"]),
     ("cryptoki", &["bridge"]),
+    ("num_bigint", &["bridge"]),
     ("rustls", &["listen", "grpc", "store", "tls", "app", "cli"]),
     (
         "tokio",
