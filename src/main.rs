@@ -3,8 +3,8 @@
 use std::{process::ExitCode, time::Duration};
 
 use alipayplus_cancel::cli::{
-    Failure, backup::Backup, call::Call, config::ConfigArgs, exit_status, feed::Feed,
-    import::Import, keys::Keys, migrate::Migrate, migrate_store::MigrateStore,
+    Failure, backup::Backup, call::Call, config::ConfigArgs, doctor::Doctor, exit_status,
+    feed::Feed, import::Import, keys::Keys, migrate::Migrate, migrate_store::MigrateStore,
     reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
 };
 use anyhow::Context as _;
@@ -35,6 +35,7 @@ enum Command {
     Call(Box<Call>),
     Keys(Keys),
     Config(ConfigArgs),
+    Doctor(Doctor),
     Import(Import),
     Migrate(Migrate),
     Backup(Backup),
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Config(config) => return config.run(),
         Command::Keys(keys) => keys.run(),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Import(import) => block_on(import.run()),
         Command::Verify(verify) => block_on(verify.run()),
         Command::Reconcile(reconcile) => block_on(reconcile.run()),

@@ -7,13 +7,12 @@ use tokio::{task::JoinHandle, time};
 
 use super::{
     StartError,
-    material::tombstones,
     store::{Opened, check_after_unclean_stop, open_store, watch_store},
 };
 use crate::{
     admin::Admin,
     config::Settings,
-    engine::{self, Clock as _, Engine, HashRing, SystemClock},
+    engine::{self, Clock as _, Engine, HashRing, SystemClock, Tombstones},
     feed::{self, Feed, Wake},
     grpc::{
         channel::Channel,
@@ -40,6 +39,7 @@ impl Core {
     pub(super) async fn start(
         settings: &Settings,
         ring: HashRing,
+        tombstones: Tombstones,
         probes: &Admin,
         telemetry: &Telemetry,
     ) -> Result<Self, StartError> {
@@ -62,7 +62,7 @@ impl Core {
             engine::Limits { queue: limits.queue, batch: limits.batch },
             &telemetry.metrics,
         );
-        engine.set_tombstones(tombstones(settings));
+        engine.set_tombstones(tombstones);
         let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
         watch_list.observe(&telemetry.metrics);
         let watch = [
@@ -91,12 +91,14 @@ impl Core {
     /// Ends the engine and closes the store. Whatever else has a handle of the engine must be gone.
     pub(super) async fn stop(self, grace: Duration) {
         let Self { engine, worker, beside_feed, store, .. } = self;
-        if time::timeout(Duration::from_secs(1), beside_feed).await.is_err() {
+        drop(engine);
+        let moment = Duration::from_secs(1);
+        // the worker ends by itself once every handle is gone; a dropped connection's may be left
+        let ended = tokio::join!(time::timeout(moment, beside_feed), time::timeout(moment, worker));
+        if ended.0.is_err() {
             tracing::debug!("the feed waits for the store, and is left");
         }
-        drop(engine);
-        // ends by itself once every handle is gone; a dropped connection's may be left
-        if time::timeout(Duration::from_secs(1), worker).await.is_err() {
+        if ended.1.is_err() {
             tracing::debug!("commands of dropped connections are left unanswered");
         }
         // a disk that does not come back must not hold the process

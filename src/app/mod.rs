@@ -6,41 +6,35 @@
 mod core;
 mod error;
 mod material;
+mod reload;
 mod store;
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio::{net::TcpListener, signal::unix::Signal, task::JoinHandle, time};
 use tokio_util::task::TaskTracker;
 
 use self::{
     core::{Core, watch_cores},
-    material::{
-        bridge_setup, bridge_tls, call_rates, call_room, channel, grpc_tls, observe, permissions,
-    },
+    material::{CoreMaterial, FrontMaterial, Material, channel, observe},
+    reload::{Live, LiveCore, LiveFront, Reloader},
 };
 pub use self::{
     error::StartError,
     material::{check, hash_ring, signer, telemetry},
+    reload::{Begun, Outcomes, Source},
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use crate::{
     admin::Admin,
     bridge::Bridge,
     config::{PathPrefix, Role, Settings},
-    engine::{Engine, HashRing},
-    grpc::{channel::Channel, client, front::Door, server::Health},
-    layer::{budget::Budget, caller_rate::CallerRates, overload::Overload},
+    engine::Engine,
+    grpc::{channel::Channel, client, server::Health},
+    layer::budget::Budget,
     listen::{self, Bodies, Bounds, Front, Protocol, Stop},
-    telemetry::{Telemetry, label},
+    telemetry::{Metrics, Telemetry, label, metrics::reached},
 };
 
 /// A service that runs.
@@ -51,6 +45,11 @@ pub struct Running {
     pub bridge: Option<SocketAddr>,
     /// Where probes are answered.
     pub admin: SocketAddr,
+    /// What a reload replaces, until there is a task that does.
+    live: Option<Live>,
+    reloads: Arc<Outcomes>,
+    metrics: Metrics,
+    reloader: Option<JoinHandle<()>>,
     probes: Admin,
     core: Option<(Core, Health)>,
     /// Looks after cores elsewhere.
@@ -58,13 +57,6 @@ pub struct Running {
     fronts: Fronts,
     drain_delay: Duration,
     grace: Duration,
-}
-
-/// What a reload replaces under the requests that run.
-struct Live {
-    door: Door,
-    grpc_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
-    bridge_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
 }
 
 fn swapped<T>(shared: Arc<T>) -> Arc<ArcSwap<T>> {
@@ -82,7 +74,7 @@ struct Fronts {
 /// Where the core is.
 enum Behind {
     /// In this process.
-    Here(HashRing),
+    Here(Box<CoreMaterial>),
     /// Reached over the network.
     Elsewhere(Channel),
 }
@@ -96,20 +88,10 @@ pub async fn start(
     role: Role,
     telemetry: &Telemetry,
 ) -> Result<Running, StartError> {
-    let live = Live {
-        door: Door {
-            permissions: swapped(Arc::new(permissions(settings))),
-            overload: Overload::new(call_room(settings)),
-            rates: CallerRates::new(call_rates(settings)),
-        },
-        grpc_tls: if role.has_core() { grpc_tls(settings)?.map(swapped) } else { None },
-        bridge_tls: if role.has_bridge() { bridge_tls(settings)?.map(swapped) } else { None },
-    };
-    let setup = if role.has_bridge() { Some(bridge_setup(settings)?) } else { None };
-    let behind = if role.has_core() {
-        Behind::Here(hash_ring(settings)?)
-    } else {
-        Behind::Elsewhere(channel(settings)?)
+    let Material { front, core: of_core, core_tls } = Material::read(settings, role)?;
+    let behind = match of_core {
+        Some(material) => Behind::Here(Box::new(material)),
+        None => Behind::Elsewhere(channel(settings, core_tls)?),
     };
 
     let grpc = bind_if(role.has_core(), "grpc.listen", settings.grpc.listen)?;
@@ -152,15 +134,20 @@ pub async fn start(
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
     let (stop, open) = (&fronts.stop, &fronts.connections);
 
+    let reloads = Outcomes::begun();
+    reloads.observe(&telemetry.metrics);
+    let mut live = Live { front: None, core: None, channel: None };
     let (mut core, mut watch) = (None, None);
     let client = match behind {
-        Behind::Here(ring) => {
-            let started = Core::start(settings, ring, &probes, telemetry).await?;
+        Behind::Here(material) => {
+            let CoreMaterial { tombstones, permissions, rates, room, tls, ring } = *material;
+            let of_core = LiveCore::new(permissions, rates, room, tls, &ring);
+            let started = Core::start(settings, ring, tombstones, &probes, telemetry).await?;
             let server = started.server();
             let (feed, reflection) = (started.feed.clone(), settings.grpc.reflection);
-            let (calls, health) = server.stack(feed, reflection, live.door.clone());
+            let (calls, health) = server.stack(feed, reflection, of_core.door.clone());
             if let Some(grpc) = grpc {
-                let tls = live.grpc_tls.clone();
+                let tls = of_core.tls.clone();
                 let mut grpc = listening("grpc", grpc, tls, Protocol::Http2, connections());
                 // the generated services read a message whole, however long that takes
                 let (bytes, of_source) =
@@ -169,6 +156,7 @@ pub async fn start(
                 grpc.bodies = Some(Bodies { timeout: limits.body_timeout, bytes });
                 fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
             }
+            live.core = Some((of_core, started.engine.clone()));
             let client = client::Client::in_process(&server);
             core = Some((started, health));
             client
@@ -177,17 +165,19 @@ pub async fn start(
             probes.set_core(false);
             observe_channel(&channel, telemetry);
             watch = Some(tokio::spawn(watch_cores(channel.clone(), probes.clone())));
+            live.channel = Some(channel.clone());
             client::Client::over(channel)
         }
     };
-    if let (Some(setup), Some(bridge)) = (setup, bridge) {
+    if let (Some(FrontMaterial { setup, tls }), Some(bridge)) = (front, bridge) {
         let prefixes: Vec<&str> =
             settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
         let scheme = if settings.bridge.tls.is_some() { "https" } else { "http" };
-        let json = Bridge::new(&prefixes, setup, client, telemetry, scheme).router();
-        let tls = live.bridge_tls.clone();
+        let json = Bridge::new(&prefixes, setup, client, telemetry, scheme);
+        let tls = tls.map(swapped);
+        live.front = Some(LiveFront { bridge: json.clone(), tls: tls.clone() });
         let bridge = listening("bridge", bridge, tls, Protocol::Http1, connections());
-        fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
+        fronts.tasks.spawn(bridge.serve(json.router(), stop.clone(), open.clone()));
     }
     if let Some((_, health)) = &core {
         health.serving().await;
@@ -197,6 +187,10 @@ pub async fn start(
         grpc: grpc_at,
         bridge: bridge_at,
         admin: admin_at,
+        live: Some(live),
+        reloads,
+        metrics: telemetry.metrics.clone(),
+        reloader: None,
         probes,
         core,
         watch,
@@ -209,11 +203,6 @@ pub async fn start(
 /// The way to the cores, as metrics.
 fn observe_channel(channel: &Channel, telemetry: &Telemetry) {
     let metrics = &telemetry.metrics;
-    let count = |counter: &AtomicU64| {
-        // beyond 2^32 the last digits do not matter
-        let count = counter.load(Ordering::Relaxed);
-        u32::try_from(count).map_or(f64::from(u32::MAX), f64::from)
-    };
     let here = channel.clone();
     metrics.cores.ask(move || {
         let (healthy, known) = here.cores();
@@ -227,23 +216,45 @@ fn observe_channel(channel: &Channel, telemetry: &Telemetry) {
     metrics.core_retries.from(move || {
         let counters = here.counters();
         vec![
-            (vec![label("reason", "failed")], count(&counters.retries)),
-            (vec![label("reason", "slow")], count(&counters.hedges)),
+            (vec![label("reason", "failed")], reached(&counters.retries)),
+            (vec![label("reason", "slow")], reached(&counters.hedges)),
         ]
     });
     let here = channel.clone();
-    metrics.core_unreachable.from(move || vec![(Vec::new(), count(&here.counters().no_core))]);
+    metrics.core_unreachable.from(move || vec![(Vec::new(), reached(&here.counters().no_core))]);
 }
 
 impl Running {
+    /// What came of reloads.
+    pub fn reloads(&self) -> &Outcomes {
+        &self.reloads
+    }
+
     /// The core, for whoever runs in the same process; there is none in the role of a bridge.
     pub fn engine(&self) -> Option<&Engine> {
         self.core.as_ref().map(|(core, _)| &core.engine)
     }
 
+    /// Follows the settings that it was started with: whenever they or the files they name change, and at each signal,
+    /// they are read again and replace what runs.
+    pub fn follow(&mut self, begun: Begun, hang_up: Signal) {
+        if let Some(live) = self.live.take() {
+            let reloader = Reloader::new(begun, live, Arc::clone(&self.reloads), &self.metrics);
+            self.reloader = Some(reloader.keep(hang_up));
+        }
+    }
+
     /// Drains: not ready, wait for the balancer, accept no more, finish what was accepted, close the store.
     pub async fn stop(self) {
-        let Self { probes, core, watch, fronts, drain_delay, grace, .. } = self;
+        let Self { live, reloader, probes, core, watch, fronts, drain_delay, grace, .. } = self;
+        // what it reloads has handles of the engine, which would not end
+        drop(live);
+        if let Some(reloader) = reloader {
+            reloader.abort();
+            if reloader.await.is_ok() {
+                tracing::debug!("nothing is reloaded any more");
+            }
+        }
         if let Some(watch) = watch {
             watch.abort();
         }

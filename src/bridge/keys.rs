@@ -20,7 +20,7 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pkcs8::{
     LineEnding, PrivateKeyInfo,
-    der::{Encode as _, asn1::UintRef, pem},
+    der::{Decode as _, Encode as _, asn1::UintRef, pem},
 };
 use zeroize::Zeroizing;
 
@@ -83,6 +83,12 @@ impl PublicKey {
         let key =
             pkcs1::RsaPublicKey { modulus: number(&modulus)?, public_exponent: number(&exponent)? };
         Self::from_pkcs1(&key.to_der().map_err(|_| KeyError::NotAKey)?, bits)
+    }
+
+    /// Modulus and exponent, big-endian, without leading zeros.
+    pub fn numbers(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let key = pkcs1::RsaPublicKey::from_der(&self.pkcs1).ok()?;
+        Some((key.modulus.as_bytes().to_vec(), key.public_exponent.as_bytes().to_vec()))
     }
 
     /// From PKCS#1 in DER, the numbers checked before.

@@ -12,6 +12,7 @@ mod cancel_payment;
 mod cancel_token;
 mod checks;
 mod commands;
+pub mod diagnose;
 pub mod envelope;
 mod exchange;
 pub mod front;

@@ -12,6 +12,7 @@ use crate::{
 pub mod backup;
 pub mod call;
 pub mod config;
+pub mod doctor;
 mod exchange;
 pub mod feed;
 pub mod import;

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use http::Uri;
+use zeroize::Zeroizing;
 
 use super::{Failure, Usage, exchange::Caller, serve};
 use crate::{
@@ -96,7 +97,8 @@ impl Sandbox {
             return if good { Ok(()) } else { Err(Failure.into()) };
         }
         print!("{}", self.commands(&Addresses::of(&running)?));
-        let mut signals = serve::Signals::listen()?;
+        // nothing is reloaded here, and its signal must not end it
+        let (mut signals, _hang_up) = serve::Signals::listen()?;
         signals.told().await;
         signals.again_ends_at_once();
         running.stop().await;
@@ -158,7 +160,8 @@ impl Sandbox {
 
     fn caller(&self) -> anyhow::Result<Caller> {
         let read = |name: String| {
-            fs::read(self.dir.join(&name)).with_context(|| format!("cannot read {name}"))
+            let bytes = fs::read(self.dir.join(&name)).map(Zeroizing::new);
+            bytes.with_context(|| format!("cannot read {name}"))
         };
         Ok(Caller {
             client_id: CLIENT_ID.to_owned(),

@@ -31,6 +31,7 @@ use crate::domain::{
 };
 
 mod cores;
+pub mod edit;
 mod error;
 mod load;
 mod methods;
@@ -95,6 +96,8 @@ section! {
         limits: Limits;
         /// What is told of what happens.
         telemetry: Telemetry;
+        /// How changes of these settings are noticed.
+        reload: Reload;
         /// How it ends.
         shutdown: Shutdown;
     }
@@ -435,6 +438,15 @@ section! {
         /// How many of the traces that begin here are recorded, 0 to 1; one that comes in with a request is, if its
         /// caller says so.
         sample_ratio: f64 = "1.0" where ratio();
+    }
+}
+
+section! {
+    /// `[reload]`
+    Reload {
+        /// How often there is a look whether the settings file or a file it names has changed. `0s`: never, only SIGHUP
+        /// reloads.
+        interval: Duration = "10s" where within(Duration::ZERO, HOUR);
     }
 }
 

@@ -7,7 +7,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -190,10 +193,12 @@ table! {
         = "Calls of which another core was asked: one had failed, or took long.";
     core_unreachable: Read "alipayplus.cancel.core.unreachable" in "{call}" by []
         = "Calls for which no core was healthy.";
-    reloads: Count "alipayplus.cancel.reloads" in "{reload}" by ["result"]
-        = "Reloads of settings and keys, accepted or refused.";
-    config_time: Gauge "alipayplus.cancel.config.time" in "s" by []
-        = "When the settings in use were read, in seconds since 1970.";
+    reloads: Read "alipayplus.cancel.reloads" in "{reload}" by ["result"]
+        = "Settings that were read again, by what came of it: applied or refused.";
+    reload_time: Gauge "alipayplus.cancel.reload.last_success_timestamp" in "s" by []
+        = "When the settings that serve were read, in seconds since 1970.";
+    settings_stale: Gauge "alipayplus.cancel.settings.stale" in "{settings}" by []
+        = "1 while newer settings are refused and older ones serve.";
     key_not_after: Gauge "alipayplus.cancel.key.not_after" in "s" by ["owner" "version"]
         = "When a client's key ends, in seconds since 1970, of those that do.";
     exported: Count "alipayplus.cancel.telemetry.exported" in "{batch}" by ["result" "signal"]
@@ -293,6 +298,13 @@ impl Read {
             })
             .build();
     }
+}
+
+/// What a counter of ours has reached, for [`Read`].
+pub fn reached(counter: &AtomicU64) -> f64 {
+    let count = counter.load(Ordering::Relaxed);
+    // whatever comes to more than 2^32 has been running long enough
+    u32::try_from(count).map_or(f64::from(u32::MAX), f64::from)
 }
 
 /// A label.

@@ -77,6 +77,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("prometheus", &["telemetry"]),
     ("toml", &["config"]),
     ("cryptoki", &["bridge"]),
+    ("num_bigint", &["bridge"]),
     ("rustls", &["listen", "grpc", "store", "tls", "app", "cli"]),
     (
         "tokio",
