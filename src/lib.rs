@@ -18,6 +18,8 @@
 //! transaction of the [`store::Store`]. There [`domain::cancel_payment::decide`] decides. The answer leaves after the
 //! commit, and is signed on its way out.
 //!
+//! With `serve --role bridge` the client goes over a [`grpc::channel::Channel`] to cores elsewhere; see [`config::Role`].
+//!
 //! # The rings
 //!
 //! A room names only rooms further in. `tests/it/layering.rs` checks it.

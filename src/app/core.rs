@@ -7,14 +7,14 @@ use tokio::{task::JoinHandle, time};
 
 use super::{
     StartError,
-    material::tombstones,
+    reload::Outcomes,
     scrape::scrape,
     store::{Opened, check_after_unclean_stop, open_store, watch_store},
 };
 use crate::{
     admin::Admin,
     config::Settings,
-    engine::{self, Clock as _, Engine, HashRing, SystemClock},
+    engine::{self, Clock as _, Engine, HashRing, SystemClock, Tombstones},
     feed::{self, Feed, Wake},
     grpc::{
         channel::Channel,
@@ -39,7 +39,9 @@ impl Core {
     pub(super) async fn start(
         settings: &Settings,
         ring: HashRing,
+        tombstones: Tombstones,
         probes: &Admin,
+        reloads: &Arc<Outcomes>,
     ) -> Result<Self, StartError> {
         let (store, primary) = open_store(settings, &ring).await?;
         check_after_unclean_stop(&store);
@@ -59,12 +61,13 @@ impl Core {
             Arc::new(SystemClock),
             engine::Limits { queue: limits.queue, batch: limits.batch },
         );
-        engine.set_tombstones(tombstones(settings));
+        engine.set_tombstones(tombstones);
         let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
         probes.set_metrics({
             // not the engine: whoever still scrapes must not keep it from ending
             let (counters, watch_list) = (engine.counters(), watch_list.clone());
-            move || scrape(&counters) + &watch_list.text()
+            let reloads = Arc::clone(reloads);
+            move || scrape(&counters) + &watch_list.text() + &reloads.text()
         });
         let watch = [
             tokio::spawn(watch_store(store.store(), probes.clone())),

@@ -26,21 +26,64 @@ use crate::{
     tls,
 };
 
+/// Everything that the settings name for a role, except the store: read, checked, and not used yet.
+pub(super) struct Material {
+    /// The JSON front's.
+    pub(super) front: Option<FrontMaterial>,
+    /// The core's.
+    pub(super) core: Option<CoreMaterial>,
+    /// How cores elsewhere are reached; `None`: in plain text, or not at all.
+    pub(super) core_tls: Option<channel::Tls>,
+}
+
+/// What the JSON front needs.
+pub(super) struct FrontMaterial {
+    pub(super) setup: Setup,
+    pub(super) tls: Tls,
+}
+
+/// What the core and the gRPC front need.
+pub(super) struct CoreMaterial {
+    pub(super) tombstones: Tombstones,
+    pub(super) permissions: Permissions,
+    pub(super) rates: Vec<Rule>,
+    pub(super) room: InFlight,
+    pub(super) tls: Tls,
+    pub(super) ring: HashRing,
+}
+
+impl Material {
+    /// Reads all of it. Blocks for as long as files and tokens take.
+    pub(super) fn read(settings: &Settings, role: Role) -> Result<Self, StartError> {
+        let mut material = Self { front: None, core: None, core_tls: None };
+        if role.has_bridge() {
+            let setup =
+                Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings));
+            material.front = Some(FrontMaterial { setup, tls: bridge_tls(settings)? });
+        }
+        if role.has_core() {
+            material.core = Some(CoreMaterial {
+                tombstones: tombstones(settings),
+                permissions: permissions(settings),
+                rates: call_rates(settings),
+                room: call_room(settings),
+                tls: grpc_tls(settings)?,
+                ring: hash_ring(settings)?,
+            });
+        } else {
+            material.core_tls = core_tls(settings)?;
+        }
+        Ok(material)
+    }
+}
+
 /// Reads everything that the settings name for the role, except the store, and uses nothing of it.
 pub fn check(settings: &Settings, role: Role) -> Result<(), StartError> {
-    if role.has_bridge() {
-        identity(settings)?;
-        clients(settings)?;
-        bridge_tls(settings)?;
-    }
-    if !role.has_core() {
-        return core_tls(settings).map(drop);
-    }
-    grpc_tls(settings)?;
-    if let StoreUrl::Postgres(_) = settings.store.url {
+    Material::read(settings, role)?;
+    if let (StoreUrl::Postgres(_), true) = (&settings.store.url, role.has_core()) {
         database(settings)?;
     }
-    hash_ring(settings).map(drop)
+    Ok(())
 }
 
 pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, StartError> {
@@ -51,7 +94,7 @@ pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Sta
 
 /// Reads every key of ours, so that a bad staged one is found now and not when it is promoted. Blocks for as long as a
 /// token takes.
-pub(super) fn identity(settings: &Settings) -> Result<Identity, StartError> {
+fn identity(settings: &Settings) -> Result<Identity, StartError> {
     let mut active = None;
     for (place, key) in settings.identity.keys.iter().enumerate() {
         let signer = signer(place, key)?;
@@ -123,7 +166,7 @@ fn pin(setting: String, path: &Path) -> Result<AuthPin, StartError> {
     Ok(AuthPin::from(line))
 }
 
-pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {
+fn clients(settings: &Settings) -> Result<Clients, StartError> {
     let mut clients = Vec::new();
     for (place, client) in settings.clients.iter().enumerate() {
         let mut public = Vec::new();
@@ -158,7 +201,7 @@ pub(super) fn clients(settings: &Settings) -> Result<Clients, StartError> {
 }
 
 /// Who has a quota of tombstones.
-pub(super) fn tombstones(settings: &Settings) -> Tombstones {
+fn tombstones(settings: &Settings) -> Tombstones {
     let limited = |client: &config::Client| {
         let limit = client.tombstones.as_ref()?;
         Some((client.id.clone(), Bucket::new(quota(limit, settings))))
@@ -197,7 +240,7 @@ pub fn hash_ring(settings: &Settings) -> Result<HashRing, StartError> {
 }
 
 /// Who may call what of gRPC.
-pub(super) fn permissions(settings: &Settings) -> Permissions {
+fn permissions(settings: &Settings) -> Permissions {
     let row = |caller: &config::Caller| Row {
         sans: caller.sans.iter().map(|san| san.as_str().into()).collect(),
         methods: caller.methods.iter().map(methods).collect(),
@@ -218,7 +261,7 @@ fn methods(pattern: &MethodPattern) -> Methods {
 }
 
 /// How many calls each caller of gRPC may make.
-pub(super) fn call_rates(settings: &Settings) -> Vec<Rule> {
+fn call_rates(settings: &Settings) -> Vec<Rule> {
     let rule = |it: &config::CallRate| Rule {
         sans: it.sans.iter().map(|san| san.as_str().into()).collect(),
         methods: it.methods.iter().map(methods).collect(),
@@ -228,32 +271,27 @@ pub(super) fn call_rates(settings: &Settings) -> Vec<Rule> {
 }
 
 /// How much room the gRPC front has.
-pub(super) fn call_room(settings: &Settings) -> InFlight {
+fn call_room(settings: &Settings) -> InFlight {
     let of_caller = settings.grpc.max_in_flight_per_caller;
     InFlight { total: settings.grpc.max_in_flight, per_source: of_caller, per_client: of_caller }
 }
 
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;
 
-pub(super) fn grpc_tls(settings: &Settings) -> Result<Tls, StartError> {
+fn grpc_tls(settings: &Settings) -> Result<Tls, StartError> {
     let Some(files) = &settings.grpc.tls else { return Ok(None) };
     let clients = tls::Clients { ca: &files.client_ca_file, allowed_sans: &files.allowed_sans };
     let config = tls::server(&files.cert_file, &files.key_file, Some(clients), &["h2"]);
     config.map(Some).map_err(|source| StartError::Tls { setting: "grpc.tls", source })
 }
 
-pub(super) fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
+fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {
     let Some(files) = &settings.bridge.tls else { return Ok(None) };
     let protocols: &[&str] =
         if settings.bridge.http2 { &["h2", "http/1.1"] } else { &["http/1.1"] };
     let clients = files.client_ca_file.as_deref().map(|ca| tls::Clients { ca, allowed_sans: &[] });
     let config = tls::server(&files.cert_file, &files.key_file, clients, protocols);
     config.map(Some).map_err(|source| StartError::Tls { setting: "bridge.tls", source })
-}
-
-/// What a reload of the JSON front replaces.
-pub(super) fn bridge_setup(settings: &Settings) -> Result<Setup, StartError> {
-    Ok(Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings)))
 }
 
 fn bridge_limits(settings: &Settings) -> Limits {
@@ -278,7 +316,7 @@ fn bridge_limits(settings: &Settings) -> Limits {
 }
 
 /// How a bridge and its cores know each other; `None`: in plain text.
-pub(super) fn core_tls(settings: &Settings) -> Result<Option<channel::Tls>, StartError> {
+fn core_tls(settings: &Settings) -> Result<Option<channel::Tls>, StartError> {
     let config::Core::Remote(cores) = &settings.bridge.core else { return Ok(None) };
     let Some(files) =
         settings.bridge.core_tls.as_ref().filter(|_| cores[..].iter().any(|core| core.tls))
@@ -299,8 +337,10 @@ pub(super) fn core_tls(settings: &Settings) -> Result<Option<channel::Tls>, Star
 }
 
 /// The way to the cores elsewhere.
-pub(super) fn channel(settings: &Settings) -> Result<Channel, StartError> {
-    let tls = core_tls(settings)?;
+pub(super) fn channel(
+    settings: &Settings,
+    tls: Option<channel::Tls>,
+) -> Result<Channel, StartError> {
     let places = match &settings.bridge.core {
         config::Core::InProcess => Vec::new(),
         config::Core::Remote(cores) => {

@@ -6,32 +6,35 @@
 mod core;
 mod error;
 mod material;
+mod reload;
 mod scrape;
 mod store;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio::{net::TcpListener, signal::unix::Signal, task::JoinHandle, time};
 use tokio_util::task::TaskTracker;
 
 use self::{
     core::{Core, watch_cores},
-    material::{bridge_setup, bridge_tls, call_rates, call_room, channel, grpc_tls, permissions},
+    material::{CoreMaterial, FrontMaterial, Material, channel},
+    reload::{Live, LiveCore, LiveFront, Reloader},
     scrape::scrape_channel,
 };
 pub use self::{
     error::StartError,
     material::{check, hash_ring, signer},
+    reload::{Begun, Outcomes, Source},
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use crate::{
     admin::Admin,
     bridge::Bridge,
     config::{PathPrefix, Role, Settings},
-    engine::{Engine, HashRing},
-    grpc::{channel::Channel, client, front::Door, server::Health},
-    layer::{budget::Budget, caller_rate::CallerRates, overload::Overload},
+    engine::Engine,
+    grpc::{channel::Channel, client, server::Health},
+    layer::budget::Budget,
     listen::{self, Bodies, Bounds, Front, Protocol, Stop},
 };
 
@@ -43,6 +46,10 @@ pub struct Running {
     pub bridge: Option<SocketAddr>,
     /// Where probes are answered.
     pub admin: SocketAddr,
+    /// What a reload replaces, until there is a task that does.
+    live: Option<Live>,
+    reloads: Arc<Outcomes>,
+    reloader: Option<JoinHandle<()>>,
     probes: Admin,
     core: Option<(Core, Health)>,
     /// Looks after cores elsewhere.
@@ -50,13 +57,6 @@ pub struct Running {
     fronts: Fronts,
     drain_delay: Duration,
     grace: Duration,
-}
-
-/// What a reload replaces under the requests that run.
-struct Live {
-    door: Door,
-    grpc_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
-    bridge_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
 }
 
 fn swapped<T>(shared: Arc<T>) -> Arc<ArcSwap<T>> {
@@ -74,7 +74,7 @@ struct Fronts {
 /// Where the core is.
 enum Behind {
     /// In this process.
-    Here(HashRing),
+    Here(Box<CoreMaterial>),
     /// Reached over the network.
     Elsewhere(Channel),
 }
@@ -84,20 +84,10 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts what the role says in this process.
 pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartError> {
-    let live = Live {
-        door: Door {
-            permissions: swapped(Arc::new(permissions(settings))),
-            overload: Overload::new(call_room(settings)),
-            rates: CallerRates::new(call_rates(settings)),
-        },
-        grpc_tls: if role.has_core() { grpc_tls(settings)?.map(swapped) } else { None },
-        bridge_tls: if role.has_bridge() { bridge_tls(settings)?.map(swapped) } else { None },
-    };
-    let setup = if role.has_bridge() { Some(bridge_setup(settings)?) } else { None };
-    let behind = if role.has_core() {
-        Behind::Here(hash_ring(settings)?)
-    } else {
-        Behind::Elsewhere(channel(settings)?)
+    let Material { front, core: of_core, core_tls } = Material::read(settings, role)?;
+    let behind = match of_core {
+        Some(material) => Behind::Here(Box::new(material)),
+        None => Behind::Elsewhere(channel(settings, core_tls)?),
     };
 
     let grpc = bind_if(role.has_core(), "grpc.listen", settings.grpc.listen)?;
@@ -134,15 +124,19 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
     let connections = || Budget::new(limits.connections, limits.connections_per_source);
     let (stop, open) = (&fronts.stop, &fronts.connections);
 
+    let reloads = Outcomes::begun();
+    let mut live = Live { front: None, core: None, channel: None };
     let (mut core, mut watch) = (None, None);
     let client = match behind {
-        Behind::Here(ring) => {
-            let started = Core::start(settings, ring, &probes).await?;
+        Behind::Here(material) => {
+            let CoreMaterial { tombstones, permissions, rates, room, tls, ring } = *material;
+            let of_core = LiveCore::new(permissions, rates, room, tls, &ring);
+            let started = Core::start(settings, ring, tombstones, &probes, &reloads).await?;
             let server = started.server();
             let (feed, reflection) = (started.feed.clone(), settings.grpc.reflection);
-            let (calls, health) = server.stack(feed, reflection, live.door.clone());
+            let (calls, health) = server.stack(feed, reflection, of_core.door.clone());
             if let Some(grpc) = grpc {
-                let tls = live.grpc_tls.clone();
+                let tls = of_core.tls.clone();
                 let mut grpc = listening(grpc, tls, Protocol::Http2, connections());
                 // the generated services read a message whole, however long that takes
                 let (bytes, of_source) =
@@ -151,6 +145,7 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
                 grpc.bodies = Some(Bodies { timeout: limits.body_timeout, bytes });
                 fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
             }
+            live.core = Some((of_core, started.engine.clone()));
             let client = client::Client::in_process(&server);
             core = Some((started, health));
             client
@@ -158,20 +153,22 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
         Behind::Elsewhere(channel) => {
             probes.set_core(false);
             probes.set_metrics({
-                let channel = channel.clone();
-                move || scrape_channel(&channel)
+                let (channel, reloads) = (channel.clone(), Arc::clone(&reloads));
+                move || scrape_channel(&channel) + &reloads.text()
             });
             watch = Some(tokio::spawn(watch_cores(channel.clone(), probes.clone())));
+            live.channel = Some(channel.clone());
             client::Client::over(channel)
         }
     };
-    if let (Some(setup), Some(bridge)) = (setup, bridge) {
+    if let (Some(FrontMaterial { setup, tls }), Some(bridge)) = (front, bridge) {
         let prefixes: Vec<&str> =
             settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
-        let json = Bridge::new(&prefixes, setup, client).router();
-        let tls = live.bridge_tls.clone();
+        let json = Bridge::new(&prefixes, setup, client);
+        let tls = tls.map(swapped);
+        live.front = Some(LiveFront { bridge: json.clone(), tls: tls.clone() });
         let bridge = listening(bridge, tls, Protocol::Http1, connections());
-        fronts.tasks.spawn(bridge.serve(json, stop.clone(), open.clone()));
+        fronts.tasks.spawn(bridge.serve(json.router(), stop.clone(), open.clone()));
     }
     if let Some((_, health)) = &core {
         health.serving().await;
@@ -181,6 +178,9 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
         grpc: grpc_at,
         bridge: bridge_at,
         admin: admin_at,
+        live: Some(live),
+        reloads,
+        reloader: None,
         probes,
         core,
         watch,
@@ -196,9 +196,26 @@ impl Running {
         self.core.as_ref().map(|(core, _)| &core.engine)
     }
 
+    /// Follows the settings that it was started with: whenever they or the files they name change, and at each signal,
+    /// they are read again and replace what runs.
+    pub fn follow(&mut self, begun: Begun, hang_up: Signal) {
+        if let Some(live) = self.live.take() {
+            let reloader = Reloader::new(begun, live, Arc::clone(&self.reloads));
+            self.reloader = Some(reloader.keep(hang_up));
+        }
+    }
+
     /// Drains: not ready, wait for the balancer, accept no more, finish what was accepted, close the store.
     pub async fn stop(self) {
-        let Self { probes, core, watch, fronts, drain_delay, grace, .. } = self;
+        let Self { live, reloader, probes, core, watch, fronts, drain_delay, grace, .. } = self;
+        // what it reloads has handles of the engine, which would not end
+        drop(live);
+        if let Some(reloader) = reloader {
+            reloader.abort();
+            if reloader.await.is_ok() {
+                tracing::debug!("nothing is reloaded any more");
+            }
+        }
         if let Some(watch) = watch {
             watch.abort();
         }

@@ -97,7 +97,8 @@ impl Sandbox {
             return if good { Ok(()) } else { Err(Failure.into()) };
         }
         print!("{}", self.commands(&Addresses::of(&running)?));
-        let mut signals = serve::Signals::listen()?;
+        // nothing is reloaded here, and its signal must not end it
+        let (mut signals, _hang_up) = serve::Signals::listen()?;
         signals.told().await;
         signals.again_ends_at_once();
         running.stop().await;

@@ -7,12 +7,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Usage, role::RoleName, start_error};
 use crate::{
-    app::{self, Running},
-    config::{LogFormat, Role, Settings, environment},
+    app::{self, Begun, Running, Source},
+    config::{LogFormat, Role, Settings},
     telemetry,
 };
 
-/// Runs the service until SIGTERM or SIGINT, then drains; a second signal ends it at once
+/// Runs the service until SIGTERM or SIGINT, then drains; a second signal ends it at once. SIGHUP reads the settings again
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -47,8 +47,9 @@ impl Serve {
                 }
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let loaded = Settings::load_as(role, Some(&self.config), environment(), &flags)
-            .map_err(|error| Usage(error.to_string()))?;
+        let source = Source { file: self.config, role, flags };
+        let begun = Begun::read(source).map_err(|error| Usage(error.to_string()))?;
+        let loaded = &begun.loaded;
         let format = match loaded.settings.telemetry.log_format {
             LogFormat::Json => telemetry::Format::Json,
             LogFormat::Text => telemetry::Format::Text,
@@ -58,9 +59,9 @@ impl Serve {
             tracing::warn!("{warning}");
         }
         allow_connections(&loaded.settings);
-        let mut signals = Signals::listen()?;
+        let (mut signals, hang_up) = Signals::listen()?;
         // the database may be waited for, and the wait must end when it is told to
-        let running = tokio::select! {
+        let mut running = tokio::select! {
             biased;
             running = start(&loaded.settings, role) => running?,
             () = signals.told() => return Ok(()),
@@ -72,6 +73,7 @@ impl Serve {
                 "the store is in onboarding: unknown payments and tokens are answered U until `alipayplus-cancel import complete`"
             );
         }
+        running.follow(begun, hang_up);
         signals.told().await;
         signals.again_ends_at_once();
         running.stop().await;
@@ -125,20 +127,12 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From here on none of them ends the process by itself.
-    pub(super) fn listen() -> anyhow::Result<Self> {
+    /// From here on none of them ends the process by itself, and neither does SIGHUP, the other one.
+    pub(super) fn listen() -> anyhow::Result<(Self, Signal)> {
         let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-        let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-        // untaken, it would end the process without a drain
-        tokio::spawn(async move {
-            while hang_up.recv().await.is_some() {
-                tracing::warn!(
-                    "SIGHUP: settings and keys are not reloaded yet; restart to change them"
-                );
-            }
-        });
-        Ok(Self { terminate, interrupt })
+        let hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        Ok((Self { terminate, interrupt }, hang_up))
     }
 
     /// Waits for SIGTERM or SIGINT.

@@ -1,6 +1,7 @@
 //! From file, environment and flags to settings; and what is odd about them as a whole.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -184,6 +185,23 @@ impl Loaded {
     /// Every file that a setting names and the role opens, by the setting's name.
     pub fn files(&self) -> impl Iterator<Item = (String, &Path)> {
         self.files.iter().map(|(way, file)| (way.to_string(), file.as_path()))
+    }
+
+    /// The settings that differ from those of another load, by name, and where each is set now (or was).
+    pub fn changed_since<'l>(&'l self, before: &'l Self) -> Vec<(String, &'l Origin)> {
+        fn by_name(loaded: &Loaded) -> BTreeMap<String, &Effective> {
+            loaded.effective.iter().map(|value| (value.way.to_string(), value)).collect()
+        }
+        let (now, then) = (by_name(self), by_name(before));
+        let differs = |name: &String| {
+            let literal =
+                |of: &BTreeMap<String, &Effective>| of.get(name).map(|it| &it.literal).cloned();
+            literal(&now) != literal(&then)
+        };
+        let names: BTreeSet<&String> = now.keys().chain(then.keys()).collect();
+        let origin = |name: &String| now.get(name).or_else(|| then.get(name)).map(|it| &it.origin);
+        let changed = names.into_iter().filter(|name| differs(name));
+        changed.filter_map(|name| Some((name.clone(), origin(name)?))).collect()
     }
 
     /// The settings in effect as TOML that reads back, each with its origin behind it, without secrets.

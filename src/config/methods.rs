@@ -45,7 +45,9 @@ const SERVICES: &[(&str, &[&str])] = &[
 
 /// Says what there is instead of a name that there is not.
 fn no_such(what: &str, name: &str, known: &[&'static str]) -> Refused {
-    let hint = match nearest(name, known.iter().copied(), 0.5) {
+    // with its package in front it is still the same name
+    let bare = name.rsplit('.').next().unwrap_or(name);
+    let hint = match nearest(bare, known.iter().copied(), 0.5) {
         Some(meant) => format!("did you mean `{meant}`?"),
         None => format!("there are {}", known.join(", ")),
     };

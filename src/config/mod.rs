@@ -95,6 +95,8 @@ section! {
         limits: Limits;
         /// What is told of what happens.
         telemetry: Telemetry;
+        /// How changes of these settings are noticed.
+        reload: Reload;
         /// How it ends.
         shutdown: Shutdown;
     }
@@ -432,6 +434,15 @@ section! {
         otlp_endpoint: Option<String> where not_exported();
         /// How many of the traces are kept, 0 to 1. Not built yet, so always 1.
         sample_ratio: f64 = "1.0" where all_sampled();
+    }
+}
+
+section! {
+    /// `[reload]`
+    Reload {
+        /// How often there is a look whether the settings file or a file it names has changed. `0s`: never, only SIGHUP
+        /// reloads.
+        interval: Duration = "10s" where within(Duration::ZERO, HOUR);
     }
 }
 

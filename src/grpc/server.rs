@@ -122,7 +122,7 @@ impl Server {
         (routes.prepare(), Health { reporter })
     }
 
-    fn caller(&self, metadata: &MetadataMap, default: Duration) -> Caller {
+    fn caller(metadata: &MetadataMap, default: Duration) -> Caller {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
         let wait = text("grpc-timeout").and_then(deadline::parse).unwrap_or(default);
         // on its way here it was taken off, unless a bridge says it
@@ -144,7 +144,7 @@ impl wire::cancel_service_server::CancelService for Server {
         &self,
         request: Request<wire::CancelPaymentRequest>,
     ) -> Result<Response<wire::CancelPaymentResponse>, Status> {
-        let caller = self.caller(request.metadata(), self.deadlines.cancel_payment);
+        let caller = Self::caller(request.metadata(), self.deadlines.cancel_payment);
         let command = convert::cancel_payment(request.get_ref())?;
         let outcome =
             self.engine.cancel_payment(command, caller).await.map_err(|error| failed(&error))?;
@@ -155,7 +155,7 @@ impl wire::cancel_service_server::CancelService for Server {
         &self,
         request: Request<wire::CancelTokenRequest>,
     ) -> Result<Response<wire::CancelTokenResponse>, Status> {
-        let caller = self.caller(request.metadata(), self.deadlines.cancel_token);
+        let caller = Self::caller(request.metadata(), self.deadlines.cancel_token);
         let command = convert::cancel_token(request.get_ref())?;
         let outcome =
             self.engine.cancel_token(command, caller).await.map_err(|error| failed(&error))?;
@@ -169,7 +169,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::RecordPaymentRequest>,
     ) -> Result<Response<wire::RecordPaymentResponse>, Status> {
-        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let caller = Self::caller(request.metadata(), self.deadlines.other);
         let command = convert::record_payment(request.get_ref())?;
         let key = command.key.clone();
         let decided = self.engine.record_payment(command, caller).await;
@@ -181,7 +181,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::GetPaymentRequest>,
     ) -> Result<Response<wire::GetPaymentResponse>, Status> {
-        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let caller = Self::caller(request.metadata(), self.deadlines.other);
         let key = convert::get_payment(request.get_ref())?;
         let payment =
             self.engine.get_payment(key.clone(), caller).await.map_err(|error| failed(&error))?;
@@ -194,7 +194,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::RecordFundReturnRequest>,
     ) -> Result<Response<wire::RecordFundReturnResponse>, Status> {
-        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let caller = Self::caller(request.metadata(), self.deadlines.other);
         let command = convert::record_fund_return(request.get_ref())?;
         let key = command.key.clone();
         let decided = self.engine.record_fund_return(command, caller).await;
@@ -206,7 +206,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::ListOutstandingPaymentsRequest>,
     ) -> Result<Response<wire::ListOutstandingPaymentsResponse>, Status> {
-        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let caller = Self::caller(request.metadata(), self.deadlines.other);
         let (kind, limit) = convert::list_outstanding_payments(*request.get_ref())?;
         let listed = self.engine.outstanding(kind, limit, caller).await;
         let (backlog, payments) = listed.map_err(|error| failed(&error))?;
@@ -220,7 +220,7 @@ impl wire::token_service_server::TokenService for Server {
         &self,
         request: Request<wire::RecordTokenRequest>,
     ) -> Result<Response<wire::RecordTokenResponse>, Status> {
-        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let caller = Self::caller(request.metadata(), self.deadlines.other);
         let command = convert::record_token(request.get_ref())?;
         let outcome =
             self.engine.record_token(command, caller).await.map_err(|error| failed(&error))?;
@@ -231,7 +231,7 @@ impl wire::token_service_server::TokenService for Server {
         &self,
         request: Request<wire::IntrospectTokenRequest>,
     ) -> Result<Response<wire::IntrospectTokenResponse>, Status> {
-        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let caller = Self::caller(request.metadata(), self.deadlines.other);
         let (psp, token) = convert::introspect_token(request.get_ref())?;
         let active = self
             .engine
@@ -245,7 +245,7 @@ impl wire::token_service_server::TokenService for Server {
         &self,
         request: Request<wire::RevokeAuthorizationRequest>,
     ) -> Result<Response<wire::RevokeAuthorizationResponse>, Status> {
-        let caller = self.caller(request.metadata(), self.deadlines.other);
+        let caller = Self::caller(request.metadata(), self.deadlines.other);
         let command = convert::revoke_authorization(request.get_ref())?;
         let outcome = self
             .engine

@@ -91,14 +91,6 @@ fn readiness_goes_before_the_ports_do() {
 }
 
 #[test]
-fn a_hang_up_signal_is_noticed_and_ends_nothing() {
-    let service = Service::start(Options::default());
-    service.signal("HUP");
-    eventually("it is noticed", || service.stderr().contains("SIGHUP").then_some(()));
-    request(&service, &Payment::new()).send().expect("SUCCESS");
-}
-
-#[test]
 fn a_draining_service_refuses_new_connections_so_that_they_go_elsewhere() {
     let service = Service::start(Options::default());
     let payment = Payment::new();

@@ -13,6 +13,7 @@ use crate::harness::{
     service::{Options, Service},
     unique,
 };
+use crate::reload::{change, reload, reload_refused};
 
 const CALLERS: &str = r#"
 [grpc.tls]
@@ -133,7 +134,7 @@ fn who_proves_nothing_gets_no_connection() {
         ("CertificateExpired", Some(known(Valid::Future))),
     ] {
         let told = handshake(service.ports().grpc, &authority.pem, issued.as_ref());
-        let told = told.err().expect("it is turned away").to_string();
+        let told = told.map(drop).expect_err("it is turned away").to_string();
         assert!(told.ends_with(alert), "{alert}: {told}");
         let refused = introspect(&caller(&service, &authority, issued.as_ref()));
         let status = refused.expect_err(alert);
@@ -207,4 +208,64 @@ fn a_caller_that_cannot_be_is_an_error_with_a_suggestion() {
     assert_eq!(status, Some(0));
     assert!(said.contains("grpc.callers.0.sans"), "{said}");
     assert!(!said.contains("grpc.callers.1.sans"), "{said}");
+}
+
+/// The service's certificate as it is shown now.
+fn shown(service: &Service, authority: &Authority, issued: &Issued) -> Vec<u8> {
+    handshake(service.ports().grpc, &authority.pem, Some(issued)).expect("a connection").1
+}
+
+#[test]
+fn certificates_authorities_and_permissions_are_renewed_under_open_connections() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let options = Options {
+        toml: CALLERS.to_owned(),
+        set: vec!["reload.interval=0s".to_owned()],
+        ..Options::default()
+    };
+    let service = Service::start_in(folder(&old), options);
+    let write = |name: &str, text: &str| fs::write(service.dir().join(name), text).unwrap();
+    let issued = old.issue(&["operator.wallet"]);
+    let open = caller(&service, &old, Some(&issued));
+    introspect(&open).expect("a connection that stays");
+    let first = shown(&service, &old, &issued);
+
+    old.issue(&["127.0.0.1"]).write(service.dir(), "core");
+    reload(&service);
+    let second = shown(&service, &old, &issued);
+    assert_ne!(first, second, "the renewed certificate is shown");
+    introspect(&open).expect("it goes on");
+
+    // half of a renewal: the certificate without its key
+    let renewed = old.issue(&["127.0.0.1"]);
+    write("core.pem", &renewed.cert);
+    let reason = reload_refused(&service);
+    assert!(reason.contains("grpc.tls") && reason.contains("core.pem"), "{reason}");
+    assert_eq!(shown(&service, &old, &issued), second);
+    write("core.key", &renewed.key);
+    reload(&service);
+    assert_ne!(shown(&service, &old, &issued), second);
+
+    // both authorities for a while, then the new one alone
+    let later = new.issue(&["operator.wallet"]);
+    assert!(introspect(&caller(&service, &old, Some(&later))).is_err());
+    write("ca.pem", &format!("{}{}", old.pem, new.pem));
+    reload(&service);
+    for issued in [&issued, &later] {
+        introspect(&caller(&service, &old, Some(issued))).expect("either is taken");
+    }
+    write("ca.pem", &new.pem);
+    reload(&service);
+    assert!(introspect(&caller(&service, &old, Some(&issued))).is_err());
+    introspect(&caller(&service, &old, Some(&later))).expect("the new one is taken");
+    introspect(&open).expect("an open connection stays");
+
+    // what a caller may call counts from its next call on
+    change(&service, "methods = [\"*\"]", "methods = [\"FeedService/*\"]");
+    reload(&service);
+    assert_not_allowed(introspect(&open));
+    drop(open.follow("operator"));
+    change(&service, "methods = [\"FeedService/*\"]", "methods = [\"FeedServices/*\"]");
+    assert!(reload_refused(&service).contains("did you mean `FeedService`?"));
+    drop(open.follow("operator"));
 }

@@ -73,6 +73,17 @@ pub fn core_settings(dir: &Path, name: &str) -> Vec<String> {
     ]
 }
 
+/// Who may call the core of a pair, and that the bridge's word for Alipay+'s client is believed.
+pub fn callers() -> Vec<String> {
+    vec![
+        format!("grpc.callers.0.sans={BRIDGE}"),
+        "grpc.callers.0.methods=CancelService/*".to_owned(),
+        "grpc.callers.0.bridge=true".to_owned(),
+        format!("grpc.callers.1.sans={WALLET}"),
+        "grpc.callers.1.methods=*".to_owned(),
+    ]
+}
+
 /// A bridge's `--set` for such files, and the cores that it calls.
 pub fn bridge_settings(dir: &Path, name: &str, cores: &str) -> Vec<String> {
     let file = |ending: &str| dir.join(format!("{name}.{ending}")).display().to_string();

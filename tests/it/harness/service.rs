@@ -326,7 +326,8 @@ impl Service {
         let authority = pair::Authority::shared();
         authority.write(&dir, "pair-core", &pair::CORE);
         authority.write(&dir, "pair-bridge", &[pair::BRIDGE]);
-        let mut core = start("core", &pair::core_settings(&dir, "pair-core"));
+        let of_core = [pair::core_settings(&dir, "pair-core"), pair::callers()].concat();
+        let mut core = start("core", &of_core);
         let of_core = self.wait_ready(&mut core, from, "grpc");
         let cores = format!("https://{}", of_core.grpc);
         // the core has their ports, if a test says which they are
