@@ -125,8 +125,15 @@ impl Siege {
         probe.write(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         assert_eq!(probe.answer(true).expect("an answer").status, 200, "ready");
         let begun = Instant::now();
-        let request = self.request().header("Connection", "close");
-        request.send_on(&mut self.connection()).expect("SUCCESS").assert_signed();
+        // a machine that stands still may make it U: then it is asked again, as Alipay+ does
+        eventually("an honest client is answered S", || {
+            let request = self.request().header("Connection", "close");
+            let answer = request.send_on(&mut self.connection());
+            assert_ne!(answer.result_status(), "F");
+            (answer.result_status() == "S").then(|| {
+                answer.assert_signed();
+            })
+        });
         self.grpc.cancel_payment(Payment::new().cancel()).expect("S");
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         let memory = self.memory();
@@ -332,7 +339,9 @@ fn pipelined_requests_by_the_ten_thousand() {
         let mut text = Vec::new();
         reader.read_to_end(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
-        assert_eq!(text.matches("NO_INTERFACE_DEF").count(), count);
+        // most are told that they are too many, and told
+        assert_eq!(text.matches("\"resultCode\"").count(), count);
+        assert!(text.contains("NO_INTERFACE_DEF"));
     });
     siege.is_over("a pipelined flood");
 }
