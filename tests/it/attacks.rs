@@ -421,12 +421,13 @@ fn rapid_reset() {
             [frame(h2::HEADERS, h2::END_HEADERS, id, &head), frame(h2::RST_STREAM, 0, id, &reset)]
                 .concat()
         };
-        // in one packet, before anybody looks
+        // in one packet, before anybody looks; TLS cuts them so that the bridge looks, and refuses each by itself
+        let most = if matches!(front, Front::Grpc) { 100 } else { 5 };
         let sent = thread::scope(|scope| {
             let floods: Vec<_> = (0..8)
                 .map(|_| {
                     scope.spawn(|| {
-                        flood(&siege, front, 100, |n| {
+                        flood(&siege, front, most, |n| {
                             (0..1_000).flat_map(|m| both(n * 1_000 + m)).collect()
                         })
                     })
