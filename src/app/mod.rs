@@ -191,6 +191,11 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
 }
 
 impl Running {
+    /// What came of reloads.
+    pub fn reloads(&self) -> &Outcomes {
+        &self.reloads
+    }
+
     /// The core, for whoever runs in the same process; there is none in the role of a bridge.
     pub fn engine(&self) -> Option<&Engine> {
         self.core.as_ref().map(|(core, _)| &core.engine)

@@ -52,12 +52,15 @@ pub struct Source {
     pub role: Role,
     /// What the command line sets.
     pub flags: Vec<(String, String)>,
+    /// Whether the environment's variables count.
+    pub environment: bool,
 }
 
 impl Source {
     /// Reads them.
     pub fn load(&self) -> Result<Loaded, ConfigError> {
-        Settings::load_as(self.role, Some(&self.file), environment(), &self.flags)
+        let variables = self.environment.then(environment).into_iter().flatten();
+        Settings::load_as(self.role, Some(&self.file), variables, &self.flags)
     }
 }
 

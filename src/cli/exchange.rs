@@ -243,6 +243,27 @@ impl Answered {
         Some(json.pointer("/result/resultStatus")?.as_str()?.to_owned())
     }
 
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The version of the key that signed it, as it says.
+    pub(super) fn key_version(&self) -> Option<String> {
+        let header = SignatureHeader::parse(self.header("signature")?).ok()?;
+        header.key_version.map(Into::into)
+    }
+
+    /// Whether this key signed it, as the answer to that request.
+    pub(super) fn is_signed_by(&self, key: &PublicKey, signed: &Signed, client: &str) -> bool {
+        let header = self.header("signature").map(SignatureHeader::parse);
+        let (Some(Ok(header)), Some(time)) = (header, self.header("response-time")) else {
+            return false;
+        };
+        let (target, body) = (target(&signed.url), self.body.as_bytes());
+        let string = signature::signed_string("POST", target, client, time, body);
+        self.header("client-id") == Some(client) && key.verify(&string, &header.signature)
+    }
+
     /// Done, and proven to be the wallet's word.
     pub(super) fn succeeded(&self) -> bool {
         self.signature == Verdict::Verified && self.result_status().as_deref() == Some("S")

@@ -1,4 +1,5 @@
-//! `keys generate`, `keys show`, `keys check`: RSA pairs in every form the Alipay+ console shows or takes.
+//! `keys generate`, `keys show`, `keys check`: RSA pairs in every form the Alipay+ console shows or takes; and
+//! `keys rotate`, which replaces them in a running service.
 //!
 //! Private material is printed only where `--private` asks for it, and written only to files of mode 0600.
 
@@ -13,6 +14,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
+mod rehearse;
+mod rotate;
+
+use self::rotate::Rotate;
 use super::Usage;
 use crate::{
     app,
@@ -42,6 +47,7 @@ enum Command {
     Generate(Generate),
     Show(Show),
     Check(Check),
+    Rotate(Box<Rotate>),
 }
 
 /// Makes a new pair and prints the line to paste into the Alipay+ console.
@@ -176,6 +182,7 @@ impl Keys {
             Command::Generate(generate) => generate.run(out),
             Command::Show(show) => show.run(out, notes),
             Command::Check(check) => check.run(out),
+            Command::Rotate(rotate) => rotate.run(out),
         }
     }
 }

@@ -47,7 +47,7 @@ impl Serve {
                 }
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let source = Source { file: self.config, role, flags };
+        let source = Source { file: self.config, role, flags, environment: true };
         let begun = Begun::read(source).map_err(|error| Usage(error.to_string()))?;
         let loaded = &begun.loaded;
         let format = match loaded.settings.telemetry.log_format {

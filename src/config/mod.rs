@@ -31,6 +31,7 @@ use crate::domain::{
 };
 
 mod cores;
+pub mod edit;
 mod error;
 mod load;
 mod methods;

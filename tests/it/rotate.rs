@@ -20,7 +20,7 @@ use crate::{
         eventually,
         grpc::Payment,
         json::{Answer, Json, payment_body},
-        service::{Options, Service},
+        service::{Options, Service, command, run},
         vectors,
     },
     reload::{change, reload},
@@ -170,4 +170,152 @@ fn both_sides_change_their_keys_under_load_and_no_request_fails() {
     let answered: usize =
         load.answers.iter().map(|it| it.lock().unwrap().values().sum::<usize>()).sum();
     println!("{answered} requests, none failed");
+}
+
+fn rotate(service: &Service, arguments: &[&str]) -> (Option<i32>, String) {
+    let settings = service.settings();
+    let output = run(&[
+        &["keys", "rotate"],
+        arguments,
+        &["--config", settings.to_str().expect("a plain name")],
+    ]
+    .concat());
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn the_commands_walk_through_a_rotation_of_our_key_and_change_nothing_twice() {
+    let service = Service::start(Options::set(["reload.interval=0s"]));
+    let text = || fs::read_to_string(service.settings()).unwrap();
+    let url = format!("http://{}/aps/api", service.ports().bridge);
+    let good = |arguments: &[&str]| {
+        let (status, said) = rotate(&service, arguments);
+        assert_eq!(status, Some(0), "{arguments:?}: {said}");
+        assert!(!said.contains("PRIVATE"), "{said}");
+        said
+    };
+    let begun = text();
+    assert!(good(&[]).contains("next: stage"));
+    assert!(good(&["promote", "--write"]).contains("no key is staged"));
+    assert!(good(&["retire", "--write"]).contains("no key is retired"));
+
+    // what is only told is not done; the pair is made once
+    let told = good(&["stage"]);
+    assert!(told.contains("+ state = \"staged\"") && text() == begun, "{told}");
+    let done = good(&["stage", "--write"]);
+    let line = |said: &str| said.lines().find(|line| line.starts_with("MII")).unwrap().to_owned();
+    assert_eq!(line(&told), line(&done));
+    let staged = text();
+    assert!(staged.contains("file = \"wallet-2.private.pem\"\nstate = \"staged\"\n"), "{staged}");
+    assert_eq!(line(&good(&["stage", "--write"])), line(&done));
+    assert_eq!(text(), staged);
+    let mode = fs::metadata(service.dir().join("wallet-2.private.pem")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    reload(&service);
+
+    let verified = good(&["verify", "--url", &url]);
+    assert!(verified.contains("signed with 1, and its signature verifies"), "{verified}");
+    assert!(verified.contains("2 (staged) signs and verifies"), "{verified}");
+    good(&["promote", "--write"]);
+    let (status, said) = rotate(&service, &["verify", "--url", &url]);
+    assert_eq!(status, Some(1), "the service has not reloaded: {said}");
+    assert!(said.contains("has it reloaded?"), "{said}");
+    reload(&service);
+    let verified = good(&["verify", "--url", &url]);
+    assert!(verified.contains("signed with 2, and its signature verifies"), "{verified}");
+    let promoted = text();
+    good(&["promote", "--write"]);
+    assert_eq!(text(), promoted);
+
+    good(&["retire", "--write"]);
+    reload(&service);
+    assert!(!text().contains("wallet.pem"), "{}", text());
+    assert!(service.dir().join("wallet.pem").exists(), "files stay");
+    let public = PublicKey::parse(line(&done)).unwrap();
+    let payment = Payment::new();
+    let answer = service.json().cancel_payment(&payment.psp, &payment.acquirer, &payment.request);
+    let wallet = HashMap::from([("2".to_owned(), public)]);
+    assert_eq!(signed_by(answer.expect("SUCCESS"), &wallet), "2");
+}
+
+#[test]
+fn the_commands_walk_through_a_rotation_of_a_clients_key() {
+    let service = Service::start(Options::set(["reload.interval=0s"]));
+    let text = || fs::read_to_string(service.settings()).unwrap();
+    let new = PrivateKey::generate(2048).unwrap();
+    let file = service.dir().join("from-the-console.txt");
+    fs::write(&file, new.public().spki_base64()).unwrap();
+    let client = |arguments: &[&str]| {
+        rotate(&service, &[arguments, &["--client", vectors::CLIENT_ID]].concat())
+    };
+    let key = ["--public-key", file.to_str().unwrap()];
+    let (status, said) = client(&["stage", "--write"]);
+    assert!(status == Some(2) && said.contains("--public-key"), "{said}");
+    let (status, said) = client(&[&["stage", "--write"], &key[..]].concat());
+    assert_eq!(status, Some(0), "{said}");
+    let staged = text();
+    assert!(staged.contains("version = \"2\"\npublic_key_file = \"from-the-console.txt\"\n"));
+    let (_, said) = client(&[&["stage", "--write"], &key[..]].concat());
+    assert!(said.contains("it is there already, as 2") && text() == staged, "{said}");
+    reload(&service);
+    let old = service.json();
+    let moved = Json { key: new, key_version: "2".to_owned(), ..old.clone() };
+    let cancel = |json: &Json| {
+        let payment = Payment::new();
+        json.cancel_payment(&payment.psp, &payment.acquirer, &payment.request).code()
+    };
+    assert_eq!((&*cancel(&old), &*cancel(&moved)), ("SUCCESS", "SUCCESS"));
+    let (_, said) = client(&["verify"]);
+    assert!(said.contains("1 is taken;") && said.contains("ended has ended;"), "{said}");
+
+    assert_eq!(client(&["promote", "--overlap-days", "1", "--write"]).0, Some(0));
+    reload(&service);
+    assert_eq!((&*cancel(&old), &*cancel(&moved)), ("SUCCESS", "SUCCESS"), "for a day");
+    assert!(client(&["verify"]).1.contains("1 is taken until "));
+    let (_, said) = client(&["retire", "--write"]);
+    assert!(said.contains("ended has ended and goes") && !said.contains("1 has ended"), "{said}");
+    reload(&service);
+    assert_eq!((&*cancel(&old), &*cancel(&moved)), ("SUCCESS", "SUCCESS"));
+
+    let (status, said) = rotate(&service, &["verify", "--client", "NOBODY"]);
+    assert!(status == Some(2) && said.contains("no such client"), "{said}");
+}
+
+#[test]
+fn a_rotation_that_would_not_hold_or_is_not_in_the_file_changes_nothing() {
+    let service = Service::start(Options::set(["reload.interval=0s"]));
+    let text = fs::read_to_string(service.settings()).unwrap();
+    // the key of another client
+    let other = service.dir().join("other.pub");
+    let stage = ["stage", "--write", "--client", vectors::CLIENT_ID, "--public-key"];
+    let (status, said) = rotate(&service, &[&stage[..], &[other.to_str().unwrap()]].concat());
+    assert!(status == Some(2) && said.contains("would not hold"), "{said}");
+    assert_eq!(fs::read_to_string(service.settings()).unwrap(), text);
+    assert!(!service.dir().join("settings.toml.new").exists());
+
+    let elsewhere = service.dir().join("link.toml");
+    std::os::unix::fs::symlink("settings.toml", &elsewhere).unwrap();
+    let link = ["keys", "rotate", "stage", "--write", "--config", elsewhere.to_str().unwrap()];
+    let output = run(&link);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is a link"));
+    assert_eq!(fs::read_to_string(service.settings()).unwrap(), text);
+}
+
+#[test]
+fn a_rehearsal_does_all_of_it_with_a_service_under_load_and_leaves_nothing() {
+    let temporary = tempfile::tempdir().expect("a folder");
+    let mut rehearsal = command(&["keys", "rotate", "--rehearse"]);
+    let output = rehearsal
+        .env("TMPDIR", temporary.path())
+        // the real store is none of its business
+        .env("ALIPAYPLUS_CANCEL__STORE__URL", "sqlite:///real/state.db")
+        .output()
+        .expect("the binary starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("both    the old keys are retired"), "{said}");
+    assert!(said.contains("none failed"), "{said}");
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
 }
