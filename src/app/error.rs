@@ -38,11 +38,12 @@ pub enum StartError {
         wrong: keys::KeyError,
     },
     /// A key cannot be used in its token.
-    #[error("{setting}: {source}")]
+    #[error("{setting}")]
     Token {
         /// The setting.
         setting: String,
-        /// What is wrong; the end of the sentence.
+        /// Why.
+        #[source]
         source: pkcs11::OpenError,
     },
     /// Keys that do not go together.

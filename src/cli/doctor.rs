@@ -253,7 +253,8 @@ fn of_settings(settings: &Settings, now: Timestamp) -> Result<Known> {
                 ended: false,
             }),
             Err(error) => {
-                known.notes.push(format!("our own key {} was not tried: {error}", key.version));
+                let error = anyhow::Error::from(error);
+                known.notes.push(format!("our own key {} was not tried: {error:#}", key.version));
             }
         }
     }

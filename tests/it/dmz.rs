@@ -289,6 +289,50 @@ fn new_certificates_are_used_without_a_restart_and_bad_ones_end_nothing() {
 }
 
 #[test]
+fn both_sides_move_to_another_authority_under_load_and_no_answer_is_lost() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let core = core(&old, &[]);
+    let bridge = bridge(&old, &[&core]);
+    let both = format!("{}{}", old.ca_pem, new.ca_pem);
+    let count = |service: &Service, line: &str| service.stderr().matches(line).count();
+    let reload = |service: &Service, line: &str, files: &[(&str, &str)]| {
+        let before = count(service, line);
+        for (name, pem) in files {
+            fs::write(service.dir().join(name), pem).unwrap();
+        }
+        service.signal("HUP");
+        eventually(line, || (count(service, line) > before).then_some(()));
+    };
+    let (read, anew) = ("settings were reloaded", "connected anew, with the new certificates");
+    let (codes, _) = under_load(&bridge, Duration::from_millis(200), || {
+        reload(&core, read, &[("core.ca", &both)]);
+        reload(&bridge, anew, &[("bridge.ca", &both)]);
+        let (cert, key) = new.issue(&pair::CORE);
+        reload(&core, read, &[("core.crt", &cert), ("core.key", &key)]);
+        let (cert, key) = new.issue(&[pair::BRIDGE]);
+        reload(&bridge, anew, &[("bridge.crt", &cert), ("bridge.key", &key)]);
+        reload(&core, read, &[("core.ca", &new.ca_pem)]);
+        reload(&bridge, anew, &[("bridge.ca", &new.ca_pem)]);
+    });
+    assert_eq!(codes.keys().collect::<Vec<_>>(), [SUCCESS]);
+    // the old one counts on neither side any more
+    let url = format!("https://{}", core.ports().grpc);
+    let stranger = bridge_at(&old, &url, &[]);
+    assert_eq!((cancel(&stranger).0, healthy(&stranger)), (UNKNOWN.to_owned(), 0));
+}
+
+#[test]
+fn a_bridge_that_is_no_caller_is_answered_u() {
+    let authority = Authority::new();
+    let core = core(
+        &authority,
+        &["grpc.callers.0.sans=somebody.else.example", "grpc.callers.0.methods=*"],
+    );
+    let bridge = bridge(&authority, &[&core]);
+    assert_eq!(cancel(&bridge).0, UNKNOWN, "a mistake of ours is no refusal of the payment");
+}
+
+#[test]
 fn a_name_with_two_addresses_is_two_cores() {
     let authority = Authority::new();
     let one = core(&authority, &[]);

@@ -207,8 +207,13 @@ impl Seen {
                 self.miss(payment);
                 continue;
             };
-            answer.expect("SUCCESS").assert_signed();
-            self.hear(payment);
+            // a machine that stands still may make it U, which is an answer: ask again
+            if answer.result_status() == "U" {
+                self.miss(payment);
+            } else {
+                answer.expect("SUCCESS").assert_signed();
+                self.hear(payment);
+            }
             if answer.header("connection") != Some("close") {
                 kept = Some((connection, Instant::now()));
             }

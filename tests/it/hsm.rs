@@ -135,7 +135,10 @@ fn a_start_without_its_key_is_refused_and_says_which_setting_to_look_at() {
         "token_label: 0 tokens have the label `no such token`, and one is due; there are: `wallet token`",
     );
     fs::write(token.pin_file(), "74019362581\n").unwrap();
-    check(&refused(&token, usual), "pin_file: the token `wallet token` refuses the PIN");
+    let wrong_pin = refused(&token, usual);
+    check(&wrong_pin, "pin_file: the token `wallet token` refuses the PIN: ");
+    let said = String::from_utf8_lossy(&wrong_pin.stderr).into_owned();
+    assert_eq!(said.matches("refuses").count(), 1, "said once: {said}");
     fs::remove_file(token.pin_file()).unwrap();
     check(&refused(&token, usual), "pin_file: cannot read");
 }

@@ -74,15 +74,16 @@ pub enum About {
     Key,
 }
 
-/// Why a key cannot be used. Goes on after the setting's name; never holds a PIN.
+/// Why a key cannot be used. Never holds a PIN.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Not a library of PKCS#11.
-    #[error("{path} cannot be loaded as a PKCS#11 module: {source}")]
+    #[error("{path} cannot be loaded as a PKCS#11 module")]
     Module {
         /// The file.
         path: PathBuf,
         /// Why.
+        #[source]
         source: Error,
     },
     /// No token of this label, or several.
@@ -96,11 +97,12 @@ pub enum OpenError {
         there: String,
     },
     /// The PIN is wrong, locked or expired.
-    #[error("the token `{label}` refuses the PIN: {source}")]
+    #[error("the token `{label}` refuses the PIN")]
     Pin {
         /// The token.
         label: String,
         /// Its code.
+        #[source]
         source: Error,
     },
     /// No private RSA key of this name, or several.

@@ -7,7 +7,7 @@
 //! - **Asked again**, of another core, is only what failed on the way or was answered UNAVAILABLE, and what has had no
 //!   answer by half of its time. The commands of this channel are idempotent: whichever core decides, the result is one.
 //!   A budget bounds it, so that trouble of the cores is not multiplied by their callers.
-//! - **Without a healthy core** a call fails within [`NO_CORE_WAIT`].
+//! - **Without a healthy core** a call fails within `NO_CORE_WAIT`.
 //!
 //! It never makes a final refusal: whatever goes wrong here is "not known".
 
