@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alipayplus_cancel::telemetry::metrics::{Kind, TABLE};
+use alipayplus_cancel::telemetry::metrics::{Kind, Row, TABLE};
 use opentelemetry_proto::tonic::{
     metrics::v1::{Metric, metric::Data},
     trace::v1::{Span, Status, span::SpanKind, status::StatusCode},
@@ -509,7 +509,7 @@ fn what_is_scraped_has_the_names_of_the_table() {
     cancel(&service, &unique("scraped"), "01");
     service.grpc().cancel_payment(Payment::new().cancel()).expect("SUCCESS");
     let known: BTreeSet<String> =
-        TABLE.iter().map(|row| row.prometheus()).chain(["target_info".to_owned()]).collect();
+        TABLE.iter().map(Row::prometheus).chain(["target_info".to_owned()]).collect();
     let text = scrape(&service);
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let found: BTreeSet<String> =
