@@ -436,13 +436,15 @@ fn rapid_reset() {
             siege.stands();
             floods.into_iter().map(|flood| flood.join().unwrap()).max().unwrap()
         });
-        assert!(sent < 100, "{front:?}: it closed after {sent},000");
+        assert!(sent < 100, "{front:?}: {sent},000 were taken");
         siege.is_over("rapid reset");
-        // one by one, each seen, so that somebody begins to work for it
+        // One by one, each seen, so that somebody begins to work for it. The bridge refuses these heads before a body is
+        // due, so they are answered, not taken back: it need not close, and has to stand.
+        let most = if matches!(front, Front::Grpc) { 50_000 } else { 5_000 };
         let begun = AtomicBool::new(false);
         let sent = thread::scope(|scope| {
             let flood = scope.spawn(|| {
-                flood(&siege, front, 50_000, |n| {
+                flood(&siege, front, most, |n| {
                     begun.store(true, Ordering::Release);
                     let id = stream(n);
                     let before =
@@ -458,8 +460,8 @@ fn rapid_reset() {
             siege.stands();
             flood.join().unwrap()
         });
-        assert!(sent < 50_000, "{front:?}: it closed after {sent}");
-        println!("{front:?}: resets one by one, closed after {sent}");
+        let closed = sent < most;
+        assert!(closed || !matches!(front, Front::Grpc), "{front:?}: it takes them for ever");
         siege.is_over("slower reset");
     }
 }
