@@ -29,6 +29,7 @@ use alipayplus_cancel::{
         Store,
         postgres::{Dsn, Durability, Options, Postgres},
     },
+    telemetry::Telemetry,
 };
 use harness::postgres::Cluster;
 use tokio::sync::{Mutex, Semaphore};
@@ -150,6 +151,13 @@ impl Plain {
     }
 }
 
+/// How many transactions were committed so far.
+fn commits(telemetry: &Telemetry) -> u64 {
+    let text = telemetry.scrape();
+    let value = text.lines().find_map(|line| line.strip_prefix("alipayplus_cancel_commits_total "));
+    value.expect("it is counted").parse().expect("a number")
+}
+
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -181,6 +189,7 @@ async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize
     let store: Arc<dyn Store> = Arc::new(postgres);
     let complete = alipayplus_cancel::store::StandingChange::ImportComplete;
     store.change_standing(complete).await.expect("a standing");
+    let telemetry = Telemetry::local();
     let (engine, _worker) = Engine::start(
         store,
         &alipayplus_cancel::feed::Wake::default(),
@@ -188,6 +197,7 @@ async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize
         Arc::new(Policy::default()),
         Arc::new(SystemClock),
         Limits { queue: 8192, batch: 512 },
+        &telemetry.metrics,
     );
     let plain = Arc::new(Plain::open(&plain_url).await);
     println!(
@@ -195,7 +205,7 @@ async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize
     );
     let (mut batched_rates, mut plain_rates) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let before = engine.counters().commits.load(Ordering::Relaxed);
+        let before = commits(&telemetry);
         let batched = {
             let engine = engine.clone();
             load(callers, seconds, move |nth| {
@@ -208,7 +218,7 @@ async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize
             })
             .await
         };
-        let commits = engine.counters().commits.load(Ordering::Relaxed) - before;
+        let commits = commits(&telemetry) - before;
         let one_by_one = {
             let plain = Arc::clone(&plain);
             load(callers, seconds, move |nth| {

@@ -29,16 +29,17 @@
 //! | [`domain`] | what every command decides: plain functions, no clock, no I/O, no async | nobody |
 //! | [`store`] | the contract of a store, and SQLite | `domain` |
 //! | [`feed`] | committed events in order, for consumers that follow them | `domain`, `store` |
-//! | [`engine`] | queue → batch → transaction → answer | `domain`, `store`, [`feed::Wake`], [`layer::rate_limit::Bucket`] |
+//! | [`engine`] | queue → batch → transaction → answer | `domain`, `store`, [`feed::Wake`], [`layer::rate_limit::Bucket`], `telemetry` |
 //! | [`upkeep`] | what people do with a whole store: its history, its walks, its mending | `domain`, `store`, `engine` |
-//! | [`layer`] | what both fronts need around a request, as tower layers: room, rates, deadlines, panics, trace context | `domain` |
-//! | [`listen`] | the accept loop under every front | `layer`, `tls` |
-//! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `feed`, `engine`, `layer`, [`listen::Identity`] |
-//! | [`bridge`] | the signed JSON front, a client of gRPC | `domain`, `layer`, [`grpc::client`], [`listen::Peer`] |
-//! | [`watch_list`] | what people have to look at, for metrics and the log | `domain`, `store` |
+//! | [`layer`] | what both fronts need around a request, as tower layers: room, rates, deadlines, panics | `domain`, `telemetry` |
+//! | [`listen`] | the accept loop under every front | `layer`, `telemetry`, `tls` |
+//! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `feed`, `engine`, `layer`, [`listen::Identity`], `telemetry` |
+//! | [`bridge`] | the signed JSON front, a client of gRPC | `domain`, `layer`, [`grpc::client`], [`listen::Peer`], `telemetry` |
+//! | [`watch_list`] | what people have to look at, for metrics and the log | `domain`, `store`, `telemetry` |
 //! | [`admin`] | probes and metrics | nobody |
 //! | [`config`] | every setting; the only reader of the environment | `domain` |
-//! | [`tls`], [`telemetry`] | TLS set-ups; log lines | nobody |
+//! | [`tls`] | TLS set-ups | nobody |
+//! | [`telemetry`] | log lines, metrics, traces, and their way to a collector | `domain` |
 //! | [`app`] | the composition root: builds, binds, serves, drains | all but `cli` |
 //! | [`cli`] | one file per subcommand | all |
 //!

@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,6 +16,10 @@ use crate::{
         time::Timestamp,
     },
     store::{Backlog, Error, Outstanding, Standing, Store},
+    telemetry::{
+        Metrics, label,
+        metrics::{Gauge, Label, Told},
+    },
 };
 
 /// How often the store is asked.
@@ -87,86 +90,60 @@ impl WatchList {
         })
     }
 
-    /// The gauges as Prometheus reads them; nothing as long as nothing was seen.
-    pub fn text(&self) -> String {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.as_ref().map(|seen| self.gauges(seen)).unwrap_or_default()
+    /// Has the gauges tell what was seen last; nothing as long as nothing was.
+    pub fn observe(&self, metrics: &Metrics) {
+        let each = |gauge: &Gauge, tell: fn(&Self, &Seen) -> Vec<Told>| {
+            let list = self.clone();
+            gauge.ask(move || {
+                let seen = list.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.as_ref().map(|seen| tell(&list, seen)).unwrap_or_default()
+            });
+        };
+        each(&metrics.outstanding_payments, |_, seen| seen.kinds(|it| number(it.count)));
+        each(&metrics.outstanding_oldest, |list, seen| {
+            let now = (list.now)();
+            seen.kinds(|it| it.oldest.map_or(0, |oldest| elapsed(oldest, now) / 1_000))
+        });
+        each(&metrics.consumer_lag, |list, seen| {
+            list.consumers(seen, |it| number(it.lag(&seen.heads)))
+        });
+        each(&metrics.consumer_parked, |list, seen| {
+            list.consumers(seen, |it| i64::try_from(it.parked.len()).unwrap_or(i64::MAX))
+        });
+        each(&metrics.consumer_missing, |list, seen| {
+            let missing = |name| (of(name), i64::from(!seen.consumers.contains_key(name)));
+            list.required.iter().take(CONSUMERS_MAX).map(missing).collect()
+        });
+        each(&metrics.feed_epoch, |_, seen| one(number(seen.standing.epoch)));
+        each(&metrics.store_suspect, |_, seen| one(i64::from(seen.standing.suspect.is_some())));
+        each(&metrics.store_onboarding, |_, seen| one(i64::from(seen.standing.onboarding)));
+        each(&metrics.watch_list_age, |list, seen| one(elapsed(seen.at, (list.now)()) / 1_000));
     }
 
-    fn gauges(&self, seen: &Seen) -> String {
-        let now = (self.now)();
-        let backlogs = [("fund_return_due", seen.due), ("unresolved", seen.unresolved)];
-        let mut text = String::new();
-        let mut gauge = |name: &str, help: &str, lines: Vec<(String, i64)>| {
-            let name = format!("alipayplus_cancel_{name}");
-            // writing to a text cannot fail
-            let _written = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
-            for (labels, value) in lines {
-                let _written = writeln!(text, "{name}{labels} {value}");
-            }
-        };
-        let kinds = |value: &dyn Fn(Backlog) -> i64| {
-            let line = |(kind, backlog)| (format!("{{kind=\"{kind}\"}}"), value(backlog));
-            backlogs.into_iter().map(line).collect::<Vec<_>>()
-        };
-        gauge(
-            "outstanding_payments",
-            "Payments that people have to look after.",
-            kinds(&|it| number(it.count)),
-        );
-        gauge(
-            "outstanding_oldest_seconds",
-            "How long the oldest of them is outstanding.",
-            kinds(&|it| it.oldest.map_or(0, |oldest| elapsed(oldest, now) / 1_000)),
-        );
-
-        let label = |name: &ConsumerName| format!("{{consumer=\"{}\"}}", name.as_str());
+    fn consumers(&self, seen: &Seen, value: impl Fn(&Consumer) -> i64) -> Vec<Told> {
         let is_required = |name: &ConsumerName| self.required.contains(name);
         let (mut told, others): (Vec<_>, Vec<_>) =
             seen.consumers.iter().partition(|(name, _)| is_required(name));
         told.extend(others);
         told.truncate(CONSUMERS_MAX);
-        let each = |value: &dyn Fn(&Consumer) -> i64| {
-            told.iter().map(|(name, it)| (label(name), value(it))).collect::<Vec<_>>()
-        };
-        gauge(
-            "consumer_lag_events",
-            "Events that a consumer of the feed has not acknowledged.",
-            each(&|it| number(it.lag(&seen.heads))),
-        );
-        gauge(
-            "consumer_parked_events",
-            "Events that a consumer of the feed has set aside.",
-            each(&|it| i64::try_from(it.parked.len()).unwrap_or(i64::MAX)),
-        );
-        let missing =
-            |name: &ConsumerName| (label(name), i64::from(!seen.consumers.contains_key(name)));
-        gauge(
-            "consumer_missing",
-            "1 for a required consumer that never followed: nothing is purged.",
-            self.required.iter().take(CONSUMERS_MAX).map(missing).collect(),
-        );
-
-        let one = |value: i64| vec![(String::new(), value)];
-        let standing = &seen.standing;
-        gauge("feed_epoch", "The feed's epoch.", one(number(standing.epoch)));
-        gauge(
-            "store_suspect",
-            "1 while nothing is decided until `reconcile`.",
-            one(i64::from(standing.suspect.is_some())),
-        );
-        gauge(
-            "store_onboarding",
-            "1 until `import complete`.",
-            one(i64::from(standing.onboarding)),
-        );
-        gauge(
-            "watch_list_age_seconds",
-            "How old these figures are.",
-            one(elapsed(seen.at, now) / 1_000),
-        );
-        text
+        told.into_iter().map(|(name, it)| (of(name), value(it))).collect()
     }
+}
+
+impl Seen {
+    fn kinds(&self, value: impl Fn(Backlog) -> i64) -> Vec<Told> {
+        [("fund_return_due", self.due), ("unresolved", self.unresolved)]
+            .map(|(kind, backlog)| (vec![label("kind", kind)], value(backlog)))
+            .into()
+    }
+}
+
+fn of(name: &ConsumerName) -> Vec<Label> {
+    vec![label("consumer", name.as_str().to_owned())]
+}
+
+fn one(value: i64) -> Vec<Told> {
+    vec![(Vec::new(), value)]
 }
 
 /// When a line was last logged.
@@ -214,13 +191,21 @@ fn number(count: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Telemetry;
 
     #[test]
     fn the_gauges_tell_what_was_seen_and_how_old_it_is() {
         let name = |name: &str| ConsumerName::parse(name).expect("a name");
         let at = |unix_ms| Timestamp { unix_ms };
         let list = WatchList::new(&[name("executor"), name("audit")], move || at(100_000));
-        assert_eq!(list.text(), "", "nothing was seen");
+        let telemetry = Telemetry::local();
+        list.observe(&telemetry.metrics);
+        let text = || {
+            let text = telemetry.scrape();
+            let ours = text.lines().filter(|line| line.starts_with("alipayplus_cancel_"));
+            ours.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(text(), [""; 0], "nothing was seen");
         *list.seen.lock().unwrap() = Some(Seen {
             at: at(97_000),
             due: Backlog { count: 2, oldest: Some(at(40_000)) },
@@ -232,26 +217,25 @@ mod tests {
             ]),
             standing: Standing { epoch: 3, onboarding: false, suspect: Some("why".to_owned()) },
         });
-        let text = list.text();
-        let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(
-            values,
-            [
-                "alipayplus_cancel_outstanding_payments{kind=\"fund_return_due\"} 2",
-                "alipayplus_cancel_outstanding_payments{kind=\"unresolved\"} 0",
-                "alipayplus_cancel_outstanding_oldest_seconds{kind=\"fund_return_due\"} 60",
-                "alipayplus_cancel_outstanding_oldest_seconds{kind=\"unresolved\"} 0",
-                "alipayplus_cancel_consumer_lag_events{consumer=\"executor\"} 5",
-                "alipayplus_cancel_consumer_lag_events{consumer=\"a\"} 5",
-                "alipayplus_cancel_consumer_parked_events{consumer=\"executor\"} 0",
-                "alipayplus_cancel_consumer_parked_events{consumer=\"a\"} 0",
-                "alipayplus_cancel_consumer_missing{consumer=\"executor\"} 0",
-                "alipayplus_cancel_consumer_missing{consumer=\"audit\"} 1",
-                "alipayplus_cancel_feed_epoch 3",
-                "alipayplus_cancel_store_suspect 1",
-                "alipayplus_cancel_store_onboarding 0",
-                "alipayplus_cancel_watch_list_age_seconds 3",
-            ]
-        );
+        let mut expected = [
+            "alipayplus_cancel_outstanding_payments{kind=\"fund_return_due\"} 2",
+            "alipayplus_cancel_outstanding_payments{kind=\"unresolved\"} 0",
+            "alipayplus_cancel_outstanding_oldest_seconds{kind=\"fund_return_due\"} 60",
+            "alipayplus_cancel_outstanding_oldest_seconds{kind=\"unresolved\"} 0",
+            "alipayplus_cancel_consumer_lag_events{consumer=\"executor\"} 5",
+            "alipayplus_cancel_consumer_lag_events{consumer=\"a\"} 5",
+            "alipayplus_cancel_consumer_parked_events{consumer=\"executor\"} 0",
+            "alipayplus_cancel_consumer_parked_events{consumer=\"a\"} 0",
+            "alipayplus_cancel_consumer_missing{consumer=\"executor\"} 0",
+            "alipayplus_cancel_consumer_missing{consumer=\"audit\"} 1",
+            "alipayplus_cancel_feed_epoch 3",
+            "alipayplus_cancel_store_suspect 1",
+            "alipayplus_cancel_store_onboarding 0",
+            "alipayplus_cancel_watch_list_age_seconds 3",
+        ];
+        expected.sort_unstable();
+        let mut values = text();
+        values.sort_unstable();
+        assert_eq!(values, expected);
     }
 }

@@ -7,8 +7,6 @@ use tokio::{task::JoinHandle, time};
 
 use super::{
     StartError,
-    reload::Outcomes,
-    scrape::scrape,
     store::{Opened, check_after_unclean_stop, open_store, watch_store},
 };
 use crate::{
@@ -20,6 +18,7 @@ use crate::{
         channel::Channel,
         server::{Deadlines, Server},
     },
+    telemetry::Telemetry,
     watch_list::WatchList,
 };
 
@@ -32,6 +31,7 @@ pub(super) struct Core {
     watch: [JoinHandle<()>; 2],
     worker: JoinHandle<()>,
     beside_feed: JoinHandle<()>,
+    telemetry: Telemetry,
 }
 
 impl Core {
@@ -41,7 +41,7 @@ impl Core {
         ring: HashRing,
         tombstones: Tombstones,
         probes: &Admin,
-        reloads: &Arc<Outcomes>,
+        telemetry: &Telemetry,
     ) -> Result<Self, StartError> {
         let (store, primary) = open_store(settings, &ring).await?;
         check_after_unclean_stop(&store);
@@ -60,15 +60,11 @@ impl Core {
             Arc::new(settings.policy.clone()),
             Arc::new(SystemClock),
             engine::Limits { queue: limits.queue, batch: limits.batch },
+            &telemetry.metrics,
         );
         engine.set_tombstones(tombstones);
         let watch_list = WatchList::new(&settings.feed.required_consumers, || SystemClock.now());
-        probes.set_metrics({
-            // not the engine: whoever still scrapes must not keep it from ending
-            let (counters, watch_list) = (engine.counters(), watch_list.clone());
-            let reloads = Arc::clone(reloads);
-            move || scrape(&counters) + &watch_list.text() + &reloads.text()
-        });
+        watch_list.observe(&telemetry.metrics);
         let watch = [
             tokio::spawn(watch_store(store.store(), probes.clone())),
             tokio::spawn(watch_list.keep(store.store())),
@@ -78,12 +74,13 @@ impl Core {
             cancel_token: limits.cancel_token_deadline,
             other: limits.default_deadline,
         };
-        Ok(Self { engine, feed, deadlines, store, watch, worker, beside_feed })
+        let telemetry = telemetry.clone();
+        Ok(Self { engine, feed, deadlines, store, watch, worker, beside_feed, telemetry })
     }
 
     /// Its services.
     pub(super) fn server(&self) -> Server {
-        Server::new(self.engine.clone(), self.deadlines)
+        Server::new(self.engine.clone(), self.deadlines, self.telemetry.clone())
     }
 
     /// No news any more.

@@ -10,7 +10,7 @@ use crate::{
         postgres::{self, DsnError},
         sqlite,
     },
-    tls,
+    telemetry, tls,
 };
 
 /// Why the service does not start.
@@ -78,6 +78,9 @@ pub enum StartError {
     /// The database cannot be used.
     #[error("store.url")]
     Database(#[source] postgres::OpenError),
+    /// Nothing can be told where the settings say.
+    #[error("telemetry")]
+    Telemetry(#[source] telemetry::Error),
     /// An address cannot be listened on.
     #[error("{setting}: cannot listen on {address}")]
     Bind {
@@ -103,6 +106,7 @@ impl StartError {
             | Self::Tls { .. }
             | Self::CoreName { .. }
             | Self::Dsn(_)
+            | Self::Telemetry(_)
             | Self::Store(
                 sqlite::OpenError::Partitions { .. } | sqlite::OpenError::HashKeyMissing { .. },
             ) => true,

@@ -14,7 +14,9 @@ use crate::{
             pkcs11::{About, AuthPin, KeyName, Location, TokenKey},
         },
     },
-    config::{self, Allowed, IdentityKey, KeyState, MethodPattern, Role, Settings, StoreUrl},
+    config::{
+        self, Allowed, IdentityKey, KeyState, LogFormat, MethodPattern, Role, Settings, StoreUrl,
+    },
     engine::{HashRing, Tombstones},
     grpc::channel::{self, Channel, NoName, Place},
     layer::{
@@ -23,6 +25,7 @@ use crate::{
         overload::InFlight,
         rate_limit::{Bucket, Rate},
     },
+    telemetry::{self, Metrics, Telemetry, label},
     tls,
 };
 
@@ -79,11 +82,51 @@ impl Material {
 
 /// Reads everything that the settings name for the role, except the store, and uses nothing of it.
 pub fn check(settings: &Settings, role: Role) -> Result<(), StartError> {
+    endpoint(settings)?;
     Material::read(settings, role)?;
     if let (StoreUrl::Postgres(_), true) = (&settings.store.url, role.has_core()) {
         database(settings)?;
     }
     Ok(())
+}
+
+/// Starts what is told of what happens, and the process's log lines.
+pub fn telemetry(settings: &Settings) -> Result<Telemetry, StartError> {
+    let config = &settings.telemetry;
+    let format = match config.log_format {
+        LogFormat::Json => telemetry::Format::Json,
+        LogFormat::Text => telemetry::Format::Text,
+    };
+    let told = telemetry::Settings {
+        format,
+        directives: &config.log_level,
+        endpoint: endpoint(settings)?,
+        sample_ratio: config.sample_ratio,
+    };
+    Telemetry::start(&told).map_err(StartError::Telemetry)
+}
+
+fn endpoint(settings: &Settings) -> Result<Option<telemetry::Endpoint>, StartError> {
+    let config = &settings.telemetry;
+    let Some(url) = config.otlp_endpoint.clone() else { return Ok(None) };
+    let ca = config.otlp_ca_file.as_ref().map(|path| read("telemetry.otlp_ca_file", path));
+    let ca = ca.transpose()?.map(|pem| pem.to_vec());
+    Ok(Some(telemetry::Endpoint { url, ca }))
+}
+
+/// Which keys of the settings in use end.
+pub(super) fn observe(settings: &Settings, metrics: &Metrics) {
+    let seconds = |unix_ms: i64| unix_ms.div_euclid(1_000);
+    let ends = settings.clients.iter().flat_map(|client| {
+        client.keys.iter().filter_map(|key| {
+            let labels = vec![
+                label("owner", client.id.as_str().to_owned()),
+                label("version", key.version.clone()),
+            ];
+            Some((labels, seconds(key.not_after?.unix_ms)))
+        })
+    });
+    metrics.key_not_after.tell(ends.collect());
 }
 
 pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, StartError> {

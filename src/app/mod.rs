@@ -7,7 +7,6 @@ mod core;
 mod error;
 mod material;
 mod reload;
-mod scrape;
 mod store;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -18,13 +17,12 @@ use tokio_util::task::TaskTracker;
 
 use self::{
     core::{Core, watch_cores},
-    material::{CoreMaterial, FrontMaterial, Material, channel},
+    material::{CoreMaterial, FrontMaterial, Material, channel, observe},
     reload::{Live, LiveCore, LiveFront, Reloader},
-    scrape::scrape_channel,
 };
 pub use self::{
     error::StartError,
-    material::{check, hash_ring, signer},
+    material::{check, hash_ring, signer, telemetry},
     reload::{Begun, Outcomes, Source},
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
@@ -36,6 +34,7 @@ use crate::{
     grpc::{channel::Channel, client, server::Health},
     layer::budget::Budget,
     listen::{self, Bodies, Bounds, Front, Protocol, Stop},
+    telemetry::{Metrics, Telemetry, label, metrics::reached},
 };
 
 /// A service that runs.
@@ -49,6 +48,7 @@ pub struct Running {
     /// What a reload replaces, until there is a task that does.
     live: Option<Live>,
     reloads: Arc<Outcomes>,
+    metrics: Metrics,
     reloader: Option<JoinHandle<()>>,
     probes: Admin,
     core: Option<(Core, Health)>,
@@ -83,7 +83,11 @@ enum Behind {
 const ADMIN_CONNECTIONS: usize = 64;
 
 /// Starts what the role says in this process.
-pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartError> {
+pub async fn start(
+    settings: &Settings,
+    role: Role,
+    telemetry: &Telemetry,
+) -> Result<Running, StartError> {
     let Material { front, core: of_core, core_tls } = Material::read(settings, role)?;
     let behind = match of_core {
         Some(material) => Behind::Here(Box::new(material)),
@@ -93,6 +97,7 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
     let grpc = bind_if(role.has_core(), "grpc.listen", settings.grpc.listen)?;
     let bridge = bind_if(role.has_bridge(), "bridge.listen", settings.bridge.listen)?;
     let admin = bind("admin.listen", settings.admin.listen)?;
+    observe(settings, &telemetry.metrics);
     let at = |bound: &Option<(TcpListener, SocketAddr)>| bound.as_ref().map(|(_, at)| *at);
     let (grpc_at, bridge_at, admin_at) = (at(&grpc), at(&bridge), admin.1);
 
@@ -103,17 +108,22 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
         connections: TaskTracker::new(),
         tasks: TaskTracker::new(),
     };
-    let listening = |(listener, _), tls, protocol, connections| Front {
+    let listening = |name, (listener, _), tls, protocol, connections| Front {
         listener,
         tls,
         protocol,
         bounds: bounds(settings),
         connections,
         bodies: None,
+        told: (telemetry.metrics.clone(), name),
     };
     let probes = Admin::new();
+    probes.set_metrics({
+        let telemetry = telemetry.clone();
+        move || telemetry.scrape()
+    });
     let platform = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
-    let admin = listening(admin, None, Protocol::Http1, platform);
+    let admin = listening("admin", admin, None, Protocol::Http1, platform);
     fronts.tasks.spawn(admin.serve(
         probes.clone().router(),
         fronts.stop_admin.clone(),
@@ -125,19 +135,20 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
     let (stop, open) = (&fronts.stop, &fronts.connections);
 
     let reloads = Outcomes::begun();
+    reloads.observe(&telemetry.metrics);
     let mut live = Live { front: None, core: None, channel: None };
     let (mut core, mut watch) = (None, None);
     let client = match behind {
         Behind::Here(material) => {
             let CoreMaterial { tombstones, permissions, rates, room, tls, ring } = *material;
             let of_core = LiveCore::new(permissions, rates, room, tls, &ring);
-            let started = Core::start(settings, ring, tombstones, &probes, &reloads).await?;
+            let started = Core::start(settings, ring, tombstones, &probes, telemetry).await?;
             let server = started.server();
             let (feed, reflection) = (started.feed.clone(), settings.grpc.reflection);
             let (calls, health) = server.stack(feed, reflection, of_core.door.clone());
             if let Some(grpc) = grpc {
                 let tls = of_core.tls.clone();
-                let mut grpc = listening(grpc, tls, Protocol::Http2, connections());
+                let mut grpc = listening("grpc", grpc, tls, Protocol::Http2, connections());
                 // the generated services read a message whole, however long that takes
                 let (bytes, of_source) =
                     (limits.body_bytes_in_flight, limits.body_bytes_in_flight_per_source);
@@ -152,10 +163,7 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
         }
         Behind::Elsewhere(channel) => {
             probes.set_core(false);
-            probes.set_metrics({
-                let (channel, reloads) = (channel.clone(), Arc::clone(&reloads));
-                move || scrape_channel(&channel) + &reloads.text()
-            });
+            observe_channel(&channel, telemetry);
             watch = Some(tokio::spawn(watch_cores(channel.clone(), probes.clone())));
             live.channel = Some(channel.clone());
             client::Client::over(channel)
@@ -164,10 +172,11 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
     if let (Some(FrontMaterial { setup, tls }), Some(bridge)) = (front, bridge) {
         let prefixes: Vec<&str> =
             settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
-        let json = Bridge::new(&prefixes, setup, client);
+        let scheme = if settings.bridge.tls.is_some() { "https" } else { "http" };
+        let json = Bridge::new(&prefixes, setup, client, telemetry, scheme);
         let tls = tls.map(swapped);
         live.front = Some(LiveFront { bridge: json.clone(), tls: tls.clone() });
-        let bridge = listening(bridge, tls, Protocol::Http1, connections());
+        let bridge = listening("bridge", bridge, tls, Protocol::Http1, connections());
         fronts.tasks.spawn(bridge.serve(json.router(), stop.clone(), open.clone()));
     }
     if let Some((_, health)) = &core {
@@ -180,6 +189,7 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
         admin: admin_at,
         live: Some(live),
         reloads,
+        metrics: telemetry.metrics.clone(),
         reloader: None,
         probes,
         core,
@@ -188,6 +198,30 @@ pub async fn start(settings: &Settings, role: Role) -> Result<Running, StartErro
         drain_delay: settings.shutdown.drain_delay,
         grace: settings.shutdown.grace,
     })
+}
+
+/// The way to the cores, as metrics.
+fn observe_channel(channel: &Channel, telemetry: &Telemetry) {
+    let metrics = &telemetry.metrics;
+    let here = channel.clone();
+    metrics.cores.ask(move || {
+        let (healthy, known) = here.cores();
+        [("healthy", healthy), ("known", known)]
+            .map(|(state, cores)| {
+                (vec![label("state", state)], i64::try_from(cores).unwrap_or(i64::MAX))
+            })
+            .into()
+    });
+    let here = channel.clone();
+    metrics.core_retries.from(move || {
+        let counters = here.counters();
+        vec![
+            (vec![label("reason", "failed")], reached(&counters.retries)),
+            (vec![label("reason", "slow")], reached(&counters.hedges)),
+        ]
+    });
+    let here = channel.clone();
+    metrics.core_unreachable.from(move || vec![(Vec::new(), reached(&here.counters().no_core))]);
 }
 
 impl Running {
@@ -205,7 +239,7 @@ impl Running {
     /// they are read again and replace what runs.
     pub fn follow(&mut self, begun: Begun, hang_up: Signal) {
         if let Some(live) = self.live.take() {
-            let reloader = Reloader::new(begun, live, Arc::clone(&self.reloads));
+            let reloader = Reloader::new(begun, live, Arc::clone(&self.reloads), &self.metrics);
             self.reloader = Some(reloader.keep(hang_up));
         }
     }
@@ -247,7 +281,6 @@ impl Running {
         fronts.tasks.close();
         fronts.tasks.wait().await;
 
-        // the probes count what the engine does, so they have a handle too
         drop(probes);
         if let Some((core, _)) = core {
             core.stop(grace).await;

@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 
 use super::{
     StartError,
-    material::{Material, Tls},
+    material::{Material, Tls, observe},
 };
 use crate::{
     bridge::Bridge,
@@ -41,6 +41,7 @@ use crate::{
         identity::Permissions,
         overload::{InFlight, Overload},
     },
+    telemetry::{Metrics, label, metrics::reached},
 };
 
 /// Where settings come from, so that they can be read again.
@@ -111,25 +112,24 @@ impl Outcomes {
         self.stale.store(!applied, Ordering::Relaxed);
     }
 
-    /// As Prometheus reads them.
-    pub(super) fn text(&self) -> String {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        format!(
-            "# HELP alipayplus_cancel_reloads_total Settings that were read again, by what came of it.\n\
-             # TYPE alipayplus_cancel_reloads_total counter\n\
-             alipayplus_cancel_reloads_total{{result=\"applied\"}} {}\n\
-             alipayplus_cancel_reloads_total{{result=\"refused\"}} {}\n\
-             # HELP alipayplus_cancel_reload_last_success_timestamp_seconds When the settings that serve were read.\n\
-             # TYPE alipayplus_cancel_reload_last_success_timestamp_seconds gauge\n\
-             alipayplus_cancel_reload_last_success_timestamp_seconds {}\n\
-             # HELP alipayplus_cancel_settings_stale 1 while newer settings are refused and older ones serve.\n\
-             # TYPE alipayplus_cancel_settings_stale gauge\n\
-             alipayplus_cancel_settings_stale {}\n",
-            read(&self.applied),
-            read(&self.refused),
-            read(&self.last_success_s),
-            u8::from(self.stale.load(Ordering::Relaxed)),
-        )
+    /// As metrics.
+    pub(super) fn observe(self: &Arc<Self>, metrics: &Metrics) {
+        let here = Arc::clone(self);
+        metrics.reloads.from(move || {
+            vec![
+                (vec![label("result", "applied")], reached(&here.applied)),
+                (vec![label("result", "refused")], reached(&here.refused)),
+            ]
+        });
+        let here = Arc::clone(self);
+        metrics.reload_time.ask(move || {
+            let then = here.last_success_s.load(Ordering::Relaxed);
+            vec![(Vec::new(), i64::try_from(then).unwrap_or(i64::MAX))]
+        });
+        let here = Arc::clone(self);
+        metrics
+            .settings_stale
+            .ask(move || vec![(Vec::new(), i64::from(here.stale.load(Ordering::Relaxed)))]);
     }
 }
 
@@ -244,6 +244,7 @@ pub struct Reloader {
     live: Live,
     running: Loaded,
     outcomes: Arc<Outcomes>,
+    metrics: Metrics,
     /// What was last tried, whatever came of it.
     tried: Look,
 }
@@ -287,9 +288,15 @@ fn look(files: &[PathBuf]) -> Look {
 }
 
 impl Reloader {
-    pub(super) fn new(begun: Begun, live: Live, outcomes: Arc<Outcomes>) -> Self {
+    pub(super) fn new(
+        begun: Begun,
+        live: Live,
+        outcomes: Arc<Outcomes>,
+        metrics: &Metrics,
+    ) -> Self {
         let Begun { source, loaded, look } = begun;
-        Self { source, live, running: loaded, outcomes, tried: look }
+        let metrics = metrics.clone();
+        Self { source, live, running: loaded, outcomes, metrics, tried: look }
     }
 
     /// Follows the files, and the signal, until it is aborted.
@@ -349,6 +356,7 @@ impl Reloader {
         match read.and_then(|(loaded, material)| self.replace(loaded, material)) {
             Ok(settings) => {
                 self.outcomes.note(true);
+                observe(&self.running.settings, &self.metrics);
                 tracing::info!(settings, files, "settings were reloaded");
                 for warning in self.running.warnings() {
                     tracing::warn!("{warning}");

@@ -18,6 +18,7 @@ use crate::{
         postgres::{self, Dsn, DsnError, Durability, Postgres},
         sqlite::Sqlite,
     },
+    telemetry::Telemetry,
 };
 
 /// The store, as whoever has to close it knows it.
@@ -147,8 +148,16 @@ impl Tool {
         let store = self.opened.store();
         // nobody follows the feed of a tool
         let wake = Wake::default();
-        let (engine, worker) =
-            Engine::start(store, &wake, self.hashes, policy, Arc::new(SystemClock), limits);
+        let (engine, worker) = Engine::start(
+            store,
+            &wake,
+            self.hashes,
+            policy,
+            Arc::new(SystemClock),
+            limits,
+            // nobody asks for the metrics of a tool
+            &Telemetry::local().metrics,
+        );
         (engine, Closing { worker, opened: self.opened })
     }
 

@@ -18,7 +18,7 @@ use crate::{
         result::ResultCode,
     },
     grpc::client::{self, Answer, Call},
-    layer::trace::TraceContext,
+    telemetry::Span,
 };
 
 /// The service in the middle of the front.
@@ -43,23 +43,36 @@ impl Service<Proven> for Commands {
 async fn decide(core: &client::Client, proven: &Proven) -> Result<Reply, Reply> {
     let Proven { exchange, api, client, body } = proven;
     let timeout = exchange.deadline.saturating_duration_since(Instant::now());
-    let headers = &exchange.parts.headers;
-    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
-    let call = Call { client: client.id.clone(), timeout, trace: TraceContext::of(traceparent) };
+    let span = exchange.span.clone();
+    let call = Call { client: client.id.clone(), timeout, trace: span.clone() };
     let answer = match api {
         Api::CancelPayment => {
             let command = cancel_payment::read(body)?;
+            mark(&span, &command.key.psp, &command.acquirer);
+            if span.is_recorded() {
+                let id = command.key.payment_request.as_str().to_owned();
+                span.set("alipayplus.payment_request_id", id);
+            }
             allowed(client, &command.key.psp, &command.acquirer)?;
             core.cancel_payment(command, &call).await
         }
         Api::CancelToken => {
             let command = cancel_token::read(body)?;
+            mark(&span, &command.psp, &command.acquirer);
             allowed(client, &command.psp, &command.acquirer)?;
             core.cancel_token(command, &call).await
         }
     };
     let Answer { code, message, pass_through_info } = answer;
-    Ok(Reply { code, message: message.map(Into::into), pass_through_info })
+    Ok(Reply { message: message.map(Into::into), pass_through_info, ..Reply::of(code) })
+}
+
+/// What people search traces for; of a token only the core tells, because its hash is made there.
+fn mark(span: &Span, psp: &PspId, acquirer: &AcquirerId) {
+    if span.is_recorded() {
+        span.set("alipayplus.psp_id", psp.as_str().to_owned());
+        span.set("alipayplus.acquirer_id", acquirer.as_str().to_owned());
+    }
 }
 
 fn allowed(client: &Client, psp: &PspId, acquirer: &AcquirerId) -> Result<(), Reply> {

@@ -109,13 +109,15 @@ pub fn plain(reply: &Reply) -> Response<Bytes> {
 
 /// A response that says, by its signature, that this wallet answered that request so.
 ///
+/// Beside it, whether the signature was there already; `None` if there is none.
+///
 /// If signing fails the answer is withheld: unsigned, it could be anybody's, and Alipay+ asks again on `U`.
 pub(super) async fn sealed(
     reply: &Reply,
     address: &Address,
     now: Timestamp,
     cache: &SignCache,
-) -> Response<Bytes> {
+) -> (Response<Bytes>, Option<bool>) {
     let mut response = plain(reply);
     let time = request_time::response_time(now);
     let signed = signature::signed_string(
@@ -129,13 +131,14 @@ pub(super) async fn sealed(
         tracing::error!(%error, "an answer could not be signed; the caller is told to ask again");
     });
     let client = HeaderValue::try_from(address.client.as_str()).ok();
-    let (Ok(signature), Some(client), Ok(time)) = (signature, client, HeaderValue::try_from(time))
+    let (Ok((signature, cached)), Some(client), Ok(time)) =
+        (signature, client, HeaderValue::try_from(time))
     else {
-        return plain(&Reply::of(ResultCode::UnknownException));
+        return (plain(&Reply::of(ResultCode::UnknownException)), None);
     };
     let headers = response.headers_mut();
     headers.insert(CLIENT_ID, client);
     headers.insert(RESPONSE_TIME, time);
     headers.insert(SIGNATURE, signature);
-    response
+    (response, Some(cached))
 }

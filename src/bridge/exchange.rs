@@ -25,6 +25,7 @@ use crate::{
         rate_limit::{Bucket, Limited},
     },
     listen::Peer,
+    telemetry::{Span, context::TraceContext},
 };
 
 /// A request of which only the head was read.
@@ -39,6 +40,8 @@ pub(super) struct Exchange {
     pub(super) setup: Arc<Setup>,
     /// When its answer is due.
     pub(super) deadline: Instant,
+    /// Its place in its trace.
+    pub(super) span: Span,
     source: Source,
     served: bool,
     proven: AtomicBool,
@@ -71,11 +74,13 @@ impl Exchange {
             .extensions
             .get::<Peer>()
             .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let span = parts.extensions.get::<Span>().cloned();
         let source = forwarded_for(&parts.headers, setup.limits.trusted_proxies).unwrap_or(peer);
         Self {
             api,
             client: envelope::client(&parts.headers, &setup.clients).cloned(),
             deadline: arrived + wait,
+            span: span.unwrap_or_else(|| Span::unrecorded(TraceContext::begin(0.0))),
             source: source.into(),
             served: bridge.paths.contains_key(&*target),
             proven: AtomicBool::new(false),

@@ -10,6 +10,7 @@ use super::{
     checks::ChecksLayer,
     commands::Commands,
     identity::{Clients, Identity},
+    observe::ObserveLayer,
     proof::ProofLayer,
     seal::SealLayer,
     sign_cache::SignCache,
@@ -25,6 +26,7 @@ use crate::{
         rate_limit::{Early, Rate, RateLimit},
         unproven::Unproven,
     },
+    telemetry::Telemetry,
 };
 
 /// One of Alipay+'s APIs.
@@ -39,6 +41,14 @@ pub enum Api {
 impl Api {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::CancelPayment, Self::CancelToken];
+
+    /// Alipay+'s name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CancelPayment => "cancelPayment",
+            Self::CancelToken => "cancelToken",
+        }
+    }
 
     /// What Alipay+ publishes of the path; the prefix is the wallet's.
     pub const fn tail(self) -> &'static str {
@@ -96,16 +106,25 @@ pub struct Bridge {
     pub(super) overload: Overload,
     pub(super) unproven: Unproven,
     pub(super) body_bytes: Arc<Budget>,
+    observe: ObserveLayer,
     core: client::Client,
 }
 
 impl Bridge {
-    /// A front that serves every API below each prefix.
-    pub fn new(prefixes: &[&str], setup: Setup, core: client::Client) -> Self {
+    /// A front that serves every API below each prefix, reached by `http` or `https`.
+    pub fn new(
+        prefixes: &[&str],
+        setup: Setup,
+        core: client::Client,
+        telemetry: &Telemetry,
+        scheme: &'static str,
+    ) -> Self {
         let below = |prefix: &&str| Api::ALL.map(|api| (format!("{prefix}{}", api.tail()), api));
         let limits = setup.limits;
+        let paths: HashMap<_, _> = prefixes.iter().flat_map(below).collect();
         Self {
-            paths: Arc::new(prefixes.iter().flat_map(below).collect()),
+            observe: ObserveLayer::new(telemetry, scheme, &paths),
+            paths: Arc::new(paths),
             setup: Arc::new(ArcSwap::from_pointee(setup)),
             overload: Overload::new(limits.in_flight),
             unproven: Unproven::new(limits.unproven),
@@ -131,6 +150,8 @@ impl Bridge {
     /// for byte: a router that decodes or normalises would serve what was not signed for.
     pub fn router(self) -> Router {
         let stack = ServiceBuilder::new()
+            // what is told of it, whatever becomes of it
+            .layer(self.observe.clone())
             // HTTP outside, a request with what its head says inside; a reply becomes a signed response
             .layer(SealLayer(self.clone()))
             .layer(CatchPanicLayer)

@@ -1,6 +1,7 @@
 //! The JSON front for Alipay+: the official wire format, verified and signed, translated to and from gRPC.
 //!
-//! [`front`] has the table of paths and, as one stack of tower layers, what a request meets in this order: `seal` (a
+//! [`front`] has the table of paths and, as one stack of tower layers, what a request meets in this order: `observe` (what is
+//! told of it), `seal` (a
 //! reply becomes a signed response), room and time (`layer`), `checks` (of its head), `proof` (its body becomes
 //! [`envelope::Verified`]), its client's rate, `commands` (one file per API for its JSON, read strictly by [`json`]; then
 //! the gRPC client). HTTP status is always 200: official clients never read the body of another one.
@@ -19,6 +20,7 @@ pub mod identity;
 pub mod json;
 pub mod keys;
 pub mod media_type;
+mod observe;
 mod proof;
 mod reply;
 pub mod request_time;

@@ -21,17 +21,19 @@ pub struct Reply {
     pub message: Option<Cow<'static, str>>,
     /// What the wallet tells the acquirer (cancelToken).
     pub pass_through_info: Option<PassThroughInfo>,
+    /// Why it was turned away before anything was decided, if it was.
+    pub refusal: Option<Refusal>,
 }
 
 impl Reply {
     /// A code with its own message.
     pub fn of(code: ResultCode) -> Self {
-        Self { code, message: None, pass_through_info: None }
+        Self { code, message: None, pass_through_info: None, refusal: None }
     }
 
     /// A code with a message that says more.
     pub fn saying(code: ResultCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: Some(message.into()), pass_through_info: None }
+        Self { message: Some(message.into()), ..Self::of(code) }
     }
 
     /// Compact JSON, in the order of the official samples.
@@ -55,11 +57,12 @@ impl Reply {
 
 impl Refuse for Reply {
     fn refuse(refusal: Refusal) -> Self {
-        Self::of(match refusal {
+        let code = match refusal {
             Refusal::Busy | Refusal::OverRate { .. } => ResultCode::RequestTrafficExceedLimit,
             Refusal::NotAllowed => ResultCode::AccessDenied,
             Refusal::OutOfTime | Refusal::Panicked => ResultCode::UnknownException,
-        })
+        };
+        Self { refusal: Some(refusal), ..Self::of(code) }
     }
 }
 

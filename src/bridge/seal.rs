@@ -1,4 +1,4 @@
-//! The outermost layer: HTTP comes in and becomes an [`Exchange`]; a reply goes out as a signed response.
+//! HTTP comes in and becomes an [`Exchange`]; a reply goes out as a signed response.
 
 use std::{
     convert::Infallible,
@@ -16,7 +16,9 @@ use http_body_util::BodyExt as _;
 use tokio::time;
 use tower::{Layer, Service};
 
-use super::{envelope, exchange::Exchange, front::Bridge, proof::now, reply::Reply};
+use super::{
+    envelope, exchange::Exchange, front::Bridge, observe::Answered, proof::now, reply::Reply,
+};
 use crate::{domain::result::ResultStatus, layer::overload::Sourced as _};
 
 /// Longest remainder of a refused body that is read away within the answer, so that its connection stays, in bytes: of
@@ -81,10 +83,17 @@ where
 async fn respond(exchange: &Exchange, reply: &Reply) -> Response<Bytes> {
     let unread = exchange.take_body().filter(|body| !body.is_end_stream());
     let address = exchange.address();
-    let mut response = match &address {
+    let (mut response, cached) = match &address {
         Some(address) => envelope::sealed(reply, address, now(), &exchange.setup.signatures).await,
-        None => envelope::plain(reply),
+        None => (envelope::plain(reply), None),
     };
+    response.extensions_mut().insert(Answered {
+        code: reply.code,
+        api: exchange.api,
+        client: exchange.client.as_ref().map(|client| client.id.clone()),
+        refusal: reply.refusal,
+        cached,
+    });
     tracing::debug!(
         result_code = reply.code.wire(),
         client_id = exchange.client.as_ref().map(|client| client.id.as_str()),

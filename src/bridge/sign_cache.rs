@@ -64,16 +64,18 @@ impl SignCache {
         Self { identity: Arc::new(identity), places, second: Mutex::default() }
     }
 
-    /// The `signature` header for a signed string of this second.
+    /// The `signature` header for a signed string of this second, and whether it was there already.
     pub(super) async fn header(
         &self,
         response_time: &str,
         signed: Vec<u8>,
-    ) -> Result<HeaderValue, Unsigned> {
+    ) -> Result<(HeaderValue, bool), Unsigned> {
         let slot = self.slot(response_time, &signed);
+        let cached = slot.initialized();
         // around the whole wait: callers of one slot stand behind each other's attempts
         let sign = slot.get_or_try_init(|| self.sign(signed));
-        time::timeout(PATIENCE, sign).await.map_err(|_| Unsigned::TooLate)?.cloned()
+        let header = time::timeout(PATIENCE, sign).await.map_err(|_| Unsigned::TooLate)??;
+        Ok((header.clone(), cached))
     }
 
     async fn sign(&self, signed: Vec<u8>) -> Result<HeaderValue, Unsigned> {
@@ -168,7 +170,8 @@ mod tests {
 
         *hung.free.lock().unwrap() = true;
         hung.freed.notify_all();
-        let header = cache.header("now", b"a".into()).await.unwrap();
+        let (header, cached) = cache.header("now", b"a".into()).await.unwrap();
+        assert!(!cached, "nobody got it before");
         let read = signature::SignatureHeader::parse(header.as_bytes()).unwrap();
         assert!(hung.public().verify(b"a", &read.signature));
     }

@@ -109,7 +109,8 @@ impl Sandbox {
         let file = self.dir.join(SETTINGS_FILE);
         let loaded = Settings::load(Some(&file), std::iter::empty(), listeners)
             .map_err(|error| Usage(error.to_string()))?;
-        serve::start(&loaded.settings, loaded.role).await
+        let telemetry = telemetry::Telemetry::local();
+        serve::start(&loaded.settings, loaded.role, &telemetry).await
     }
 
     /// The usual ports where they are free, so that commands can be copied; others where not, or where nobody will see.

@@ -8,8 +8,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{Failure, Usage, role::RoleName, start_error};
 use crate::{
     app::{self, Begun, Running, Source},
-    config::{LogFormat, Role, Settings},
-    telemetry,
+    config::{Role, Settings},
+    telemetry::Telemetry,
 };
 
 /// Runs the service until SIGTERM or SIGINT, then drains; a second signal ends it at once. SIGHUP reads the settings again
@@ -50,11 +50,7 @@ impl Serve {
         let source = Source { file: self.config, role, flags, environment: true };
         let begun = Begun::read(source).map_err(|error| Usage(error.to_string()))?;
         let loaded = &begun.loaded;
-        let format = match loaded.settings.telemetry.log_format {
-            LogFormat::Json => telemetry::Format::Json,
-            LogFormat::Text => telemetry::Format::Text,
-        };
-        telemetry::start(format, &loaded.settings.telemetry.log_level);
+        let telemetry = app::telemetry(&loaded.settings).map_err(start_error)?;
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
         }
@@ -63,7 +59,7 @@ impl Serve {
         // the database may be waited for, and the wait must end when it is told to
         let mut running = tokio::select! {
             biased;
-            running = start(&loaded.settings, role) => running?,
+            running = start(&loaded.settings, role, &telemetry) => running?,
             () = signals.told() => return Ok(()),
         };
         if let Some(engine) = running.engine()
@@ -78,6 +74,8 @@ impl Serve {
         signals.again_ends_at_once();
         running.stop().await;
         tracing::info!("stopped");
+        // last, so that the line above goes out too; on a thread of its own, because it waits for the collector
+        tokio::task::spawn_blocking(move || telemetry.stop()).await.context("telemetry")?;
         Ok(())
     }
 }
@@ -108,8 +106,12 @@ fn allow_connections(settings: &Settings) {
 }
 
 /// Starts the service, and says where it listens.
-pub(super) async fn start(settings: &Settings, role: Role) -> anyhow::Result<Running> {
-    let running = app::start(settings, role).await.map_err(start_error)?;
+pub(super) async fn start(
+    settings: &Settings,
+    role: Role,
+    telemetry: &Telemetry,
+) -> anyhow::Result<Running> {
+    let running = app::start(settings, role, telemetry).await.map_err(start_error)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         grpc = running.grpc.map(tracing::field::display),

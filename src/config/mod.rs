@@ -55,8 +55,8 @@ pub use values::{Allowed, DatabaseUrl, Durability, KeyState, LogFormat, PathPref
 
 use read::{at_least_one, if_set, section, within};
 use rules::{
-    all_sampled, client_keys, distinct_clients, distinct_consumers, distinct_prefixes, filled,
-    key_id, named, names, not_exported, signing_keys,
+    client_keys, collector, distinct_clients, distinct_consumers, distinct_prefixes, filled,
+    key_id, named, names, ratio, signing_keys,
 };
 use values::{key_version, log_directive};
 
@@ -431,10 +431,13 @@ section! {
         log_format: LogFormat = "json";
         /// A level, or directives such as `info,alipayplus_cancel::store=debug`.
         log_level: String = "info" where log_directive();
-        /// Where traces, metrics and logs go. Not built yet, so always unset.
-        otlp_endpoint: Option<String> where not_exported();
-        /// How many of the traces are kept, 0 to 1. Not built yet, so always 1.
-        sample_ratio: f64 = "1.0" where all_sampled();
+        /// Where traces, metrics and logs go by OTLP over gRPC: `http://host:4317` or `https://host:4317`. Unset: nowhere.
+        otlp_endpoint: Option<String> where if_set(collector());
+        /// The authorities of the collector's certificate, PEM. Unset: the system's.
+        otlp_ca_file: Option<PathBuf>;
+        /// How many of the traces that begin here are recorded, 0 to 1; one that comes in with a request is, if its
+        /// caller says so.
+        sample_ratio: f64 = "1.0" where ratio();
     }
 }
 

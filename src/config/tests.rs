@@ -222,12 +222,12 @@ fn a_wrong_value_names_setting_and_line_and_says_what_is_expected() {
             "x.toml:7: telemetry.log_level: expected a level or directives, as \"info\" or \"info,alipayplus_cancel=debug\", found `inof`, which is no level; did you mean `info`?",
         ),
         (
-            "[telemetry]\notlp_endpoint = \"http://c:4317\"",
-            "x.toml:7: telemetry.otlp_endpoint: export over OTLP is not built yet: take it out",
+            "[telemetry]\notlp_endpoint = \"http://u:p@c:4317\"",
+            "x.toml:7: telemetry.otlp_endpoint: expected \"http://host:4317\" or \"https://host:4317\", without a path or a password",
         ),
         (
-            "[telemetry]\nsample_ratio = 0.5",
-            "x.toml:7: telemetry.sample_ratio: traces are not exported yet, so there is nothing to sample: take it out",
+            "[telemetry]\notlp_endpoint = \"c:4317/v1/traces\"",
+            "x.toml:7: telemetry.otlp_endpoint: expected \"http://host:4317\" or \"https://host:4317\", without a path or a password",
         ),
         (
             "[limits]\nbody_bytes_in_flight = 2000",
@@ -562,7 +562,8 @@ fn the_environment_reaches_every_kind_of_setting() {
         ("POLICY__CANCEL_WINDOWS__aQ-1__GRACE", "0s"),
         ("POLICY__ACQUIRER_CHECK", "observe"),
         ("LIMITS__REQUEST_TIME_SKEW", "15m"),
-        ("TELEMETRY__SAMPLE_RATIO", "1"),
+        ("TELEMETRY__SAMPLE_RATIO", "0.25"),
+        ("TELEMETRY__OTLP_ENDPOINT", "https://[::1]:4317/"),
     ]
     .map(|(rest, value)| (name(rest), value));
     let env: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), *value)).collect();

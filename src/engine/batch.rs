@@ -6,20 +6,20 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{CLOCK_SKEW_MAX, Clock, Counters, Error, command::Command, working::Working};
+use super::{
+    CLOCK_SKEW_MAX, Clock, Error,
+    command::{Answered, Command},
+    working::Working,
+};
 use crate::{
-    domain::{
-        Alarm, Asked,
-        id::{ClientId, TraceId},
-        policy::Policy,
-        time::Timestamp,
-    },
+    domain::{Alarm, Asked, id::ClientId, policy::Policy, time::Timestamp},
     store::{self, Batch, Changes, Known, Wanted},
+    telemetry::{Metrics, Span, label, span::Kind},
 };
 
 /// A command in the queue.
@@ -30,11 +30,23 @@ pub(super) struct Waiting {
     pub(super) permit: OwnedSemaphorePermit,
 }
 
+/// A transaction that was tried.
+pub(super) struct Attempt {
+    pub(super) begun: Instant,
+    pub(super) ended: Instant,
+    /// Commands in it.
+    pub(super) size: usize,
+    /// The database.
+    pub(super) system: &'static str,
+    pub(super) good: bool,
+}
+
 /// A command with whoever waits for its answer.
 pub(super) struct Entry<C: Command> {
     command: C,
     client: Option<ClientId>,
-    trace: Option<TraceId>,
+    trace: Option<Span>,
+    queued: Instant,
     decided: Option<(C::Answer, Option<Alarm>)>,
     answer: oneshot::Sender<Result<C::Answer, Error>>,
 }
@@ -43,10 +55,10 @@ impl<C: Command> Entry<C> {
     pub(super) fn new(
         command: C,
         client: Option<ClientId>,
-        trace: Option<TraceId>,
+        trace: Option<Span>,
         answer: oneshot::Sender<Result<C::Answer, Error>>,
     ) -> Self {
-        Self { command, client, trace, decided: None, answer }
+        Self { command, client, trace, queued: Instant::now(), decided: None, answer }
     }
 }
 
@@ -55,8 +67,12 @@ pub(super) trait AnyEntry: Send {
     fn wanted(&self, wanted: &mut Wanted);
     fn although_suspect(&self) -> bool;
     fn decide(&mut self, working: &mut Working, asked: Asked, policy: &Policy);
+    /// Since when it waits.
+    fn queued(&self) -> Instant;
+    /// Tells its trace of a transaction it was in.
+    fn trace(&self, attempt: &Attempt);
     /// The commit is durable.
-    fn answer(self: Box<Self>, counters: &Counters);
+    fn answer(self: Box<Self>, metrics: &Metrics);
     /// There was none, or nobody knows.
     fn fail(self: Box<Self>, error: &Arc<store::Error>);
 }
@@ -71,22 +87,50 @@ impl<C: Command> AnyEntry for Entry<C> {
     }
 
     fn decide(&mut self, working: &mut Working, asked: Asked, policy: &Policy) {
-        let asked = Asked { by: self.client.clone(), trace: self.trace, ..asked };
+        let asked = Asked {
+            by: self.client.clone(),
+            trace: self.trace.as_ref().map(|span| span.context().trace),
+            ..asked
+        };
         self.decided = Some(self.command.decide(working, &asked, policy));
     }
 
-    fn answer(self: Box<Self>, counters: &Counters) {
+    fn queued(&self) -> Instant {
+        self.queued
+    }
+
+    fn trace(&self, attempt: &Attempt) {
+        let Some(span) = self.trace.as_ref().filter(|span| span.is_recorded()) else { return };
+        let (queued, begun, ended) =
+            (moment(self.queued), moment(attempt.begun), moment(attempt.ended));
+        // an attempt after a failed one of the same command waited for that
+        span.past((Kind::Internal, "engine wait"), (queued, begun), Vec::new(), None);
+        let size = i64::try_from(attempt.size).unwrap_or(i64::MAX);
+        let attributes =
+            vec![label("db.system.name", attempt.system), label("db.operation.batch.size", size)];
+        let failure = (!attempt.good).then_some("commit_failed");
+        span.past((Kind::Client, "store commit"), (begun, ended), attributes, failure);
+    }
+
+    fn answer(self: Box<Self>, metrics: &Metrics) {
         let Some((answer, alarm)) = self.decided else { return };
+        let _lines = self.trace.as_ref().map(Span::lines);
+        let trace = self.trace.as_ref().map(Span::context);
         if let Some(alarm) = alarm {
-            counters.alarmed(alarm);
+            metrics.alarms.add(1, &[label("alarm", alarm.name())]);
             tracing::warn!(
                 alarm = alarm.name(),
-                trace_id = self.trace.map(tracing::field::display),
+                trace_id = trace.map(|trace| tracing::field::display(trace.trace)),
                 "{}",
                 C::NAME
             );
         }
-        self.command.log(&answer, self.client.as_ref(), self.trace);
+        let took: Duration = self.queued.elapsed();
+        let about = Answered { client: self.client.as_ref(), trace, took };
+        self.command.log(&answer, &about);
+        if let Some(span) = self.trace.as_ref().filter(|span| span.is_recorded()) {
+            self.command.mark_answer(&answer, span);
+        }
         // whoever stopped waiting finds the same answer when asking again
         drop(self.answer.send(Ok(answer)));
     }
@@ -167,6 +211,12 @@ impl Batch for Decisions {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.iter().all(|entry| entry.although_suspect())
     }
+}
+
+/// The time of day it was then.
+fn moment(then: Instant) -> SystemTime {
+    let now = SystemTime::now();
+    now.checked_sub(then.elapsed()).unwrap_or(now)
 }
 
 fn agree(ours: Timestamp, theirs: Timestamp) -> bool {

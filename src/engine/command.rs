@@ -1,6 +1,9 @@
 //! How each command gets its state and keeps its decision: load, `decide`, keep, announce.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use super::{hash_ring::HashRing, working::Working};
 use crate::{
@@ -8,7 +11,7 @@ use crate::{
         Alarm, Asked,
         cancel_payment::{self, CancelPayment},
         cancel_token::{self, Known},
-        id::{AcquirerId, ClientId, PassThroughInfo, PspId, Token, TraceId},
+        id::{AcquirerId, ClientId, PassThroughInfo, PspId, Token},
         introspect_token::{self, Active},
         key::{AuthorizationKey, Partitions, PaymentKey, TokenKey},
         payment::Payment,
@@ -22,7 +25,31 @@ use crate::{
     },
     layer::rate_limit::Bucket,
     store::Wanted,
+    telemetry::{Span, context::TraceContext},
 };
+
+/// What a line about an answer tells beside the command.
+pub(super) struct Answered<'a> {
+    pub(super) client: Option<&'a ClientId>,
+    pub(super) trace: Option<TraceContext>,
+    /// From queue to commit.
+    pub(super) took: Duration,
+}
+
+impl Answered<'_> {
+    fn trace_id(&self) -> Option<String> {
+        self.trace.map(|trace| trace.trace.to_string())
+    }
+
+    fn span_id(&self) -> Option<String> {
+        self.trace.map(TraceContext::span_id)
+    }
+
+    /// In milliseconds, to the microsecond.
+    fn duration_ms(&self) -> f64 {
+        (self.took.as_secs_f64() * 1e6).round() / 1e3
+    }
+}
 
 /// A command that changes state.
 pub(super) trait Command: Send + 'static {
@@ -43,7 +70,11 @@ pub(super) trait Command: Send + 'static {
     /// Whether it is run in a suspect store too; see [`crate::store::Batch::although_suspect`].
     const ALTHOUGH_SUSPECT: bool = false;
     /// One line for each cancellation; nothing for the rest.
-    fn log(&self, _: &Self::Answer, _: Option<&ClientId>, _: Option<TraceId>) {}
+    fn log(&self, _: &Self::Answer, _: &Answered<'_>) {}
+    /// Notes on its request's span what it is about: what people search traces for.
+    fn mark(&self, _: &Span) {}
+    /// And how it was answered.
+    fn mark_answer(&self, _: &Self::Answer, _: &Span) {}
 }
 
 fn token_partition(keys: &[TokenKey], partitions: Partitions) -> u16 {
@@ -104,17 +135,31 @@ impl Command for QuotedCancelPayment {
         (decision.outcome, decision.alarm)
     }
 
-    fn log(&self, outcome: &Self::Answer, client: Option<&ClientId>, trace: Option<TraceId>) {
+    fn log(&self, outcome: &Self::Answer, about: &Answered<'_>) {
         tracing::info!(
             psp_id = %self.command.key.psp,
             payment_request_id = %self.command.key.payment_request,
             acquirer_id = %self.command.acquirer,
+            api = "cancelPayment",
             result_code = outcome.code().wire(),
             repeated = matches!(outcome, cancel_payment::Outcome::Decided { repeated: true, .. }),
-            client_id = client.map(tracing::field::display),
-            trace_id = trace.map(tracing::field::display),
+            client_id = about.client.map(tracing::field::display),
+            trace_id = about.trace_id(),
+            span_id = about.span_id(),
+            duration_ms = about.duration_ms(),
             "cancel_payment answered"
         );
+    }
+
+    fn mark(&self, span: &Span) {
+        let key = &self.command.key;
+        span.set("alipayplus.psp_id", key.psp.as_str().to_owned());
+        span.set("alipayplus.payment_request_id", key.payment_request.as_str().to_owned());
+        span.set("alipayplus.acquirer_id", self.command.acquirer.as_str().to_owned());
+    }
+
+    fn mark_answer(&self, outcome: &Self::Answer, span: &Span) {
+        span.set("alipayplus.result_code", outcome.code().wire());
     }
 }
 
@@ -197,13 +242,15 @@ impl Command for RevokeAuthorization {
         (decision.outcome, decision.alarm)
     }
 
-    fn log(&self, outcome: &Self::Answer, client: Option<&ClientId>, trace: Option<TraceId>) {
+    fn log(&self, outcome: &Self::Answer, about: &Answered<'_>) {
         tracing::info!(
             psp_id = %self.key.psp,
             authorization_id = %self.key.authorization,
             outcome = ?outcome,
-            client_id = client.map(tracing::field::display),
-            trace_id = trace.map(tracing::field::display),
+            client_id = about.client.map(tracing::field::display),
+            trace_id = about.trace_id(),
+            span_id = about.span_id(),
+            duration_ms = about.duration_ms(),
             "revoke_authorization answered"
         );
     }
@@ -293,18 +340,34 @@ impl Command for HashedCancelToken {
         (decision.outcome, decision.alarm)
     }
 
-    fn log(&self, outcome: &Self::Answer, client: Option<&ClientId>, trace: Option<TraceId>) {
+    fn log(&self, outcome: &Self::Answer, about: &Answered<'_>) {
         let key = self.keys.first();
         tracing::info!(
             psp_id = key.map(|key| tracing::field::display(&key.psp)),
             token_hash = key.map(|key| tracing::field::display(key.hash)),
             acquirer_id = %self.acquirer,
+            api = "cancelToken",
             result_code = outcome.code().wire(),
             repeated = matches!(outcome, cancel_token::Outcome::Decided { repeated: true, .. }),
-            client_id = client.map(tracing::field::display),
-            trace_id = trace.map(tracing::field::display),
+            client_id = about.client.map(tracing::field::display),
+            trace_id = about.trace_id(),
+            span_id = about.span_id(),
+            duration_ms = about.duration_ms(),
             "cancel_token answered"
         );
+    }
+
+    fn mark(&self, span: &Span) {
+        if let Some(key) = self.keys.first() {
+            span.set("alipayplus.psp_id", key.psp.as_str().to_owned());
+            // the first eight digits: a token is found by them, and cannot be guessed from them
+            span.set("alipayplus.token_hash", key.hash.to_string());
+        }
+        span.set("alipayplus.acquirer_id", self.acquirer.as_str().to_owned());
+    }
+
+    fn mark_answer(&self, outcome: &Self::Answer, span: &Span) {
+        span.set("alipayplus.result_code", outcome.code().wire());
     }
 }
 

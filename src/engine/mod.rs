@@ -14,10 +14,7 @@ use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
     process,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -30,7 +27,7 @@ use tokio::{
 };
 
 use self::{
-    batch::{Entry, Waiting},
+    batch::{Attempt, Entry, Waiting},
     command::{Command, LookUpPayment, LookUpToken, QuotedCancelPayment, Tombstone},
 };
 pub use self::{
@@ -43,7 +40,7 @@ use crate::{
         Alarm,
         cancel_payment::{self, CancelPayment},
         cancel_token,
-        id::{ClientId, PspId, Token, TraceId},
+        id::{ClientId, PspId, Token},
         import_payment::{self, ImportPayment},
         import_token,
         introspect_token::{self, Active},
@@ -59,6 +56,7 @@ use crate::{
     feed::Wake,
     layer::rate_limit::Bucket,
     store::{self, Backlog, Outstanding, OutstandingPayment, Standing, StandingChange, Store},
+    telemetry::{Metrics, Span, label, metrics::Told},
 };
 
 /// Why there is no answer. Whoever gets one does not know whether anything happened, unless a variant says so.
@@ -85,8 +83,8 @@ pub struct Caller {
     pub deadline: Instant,
     /// Alipay+'s Client-Id; absent for a caller inside the wallet.
     pub client: Option<ClientId>,
-    /// The trace of the request.
-    pub trace: Option<TraceId>,
+    /// The request's place in its trace.
+    pub trace: Option<Span>,
 }
 
 /// Our clock.
@@ -115,40 +113,6 @@ pub struct Limits {
     pub batch: usize,
 }
 
-/// What the engine counted since it started.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Transactions committed.
-    pub commits: AtomicU64,
-    /// Commands in them.
-    pub commands: AtomicU64,
-    /// Transactions that failed, and were answered `U` or tried by halves.
-    pub failures: AtomicU64,
-    /// Transactions by the number of commands in them: 1, 2–3, 4–7, … each slot twice as wide.
-    pub batch_sizes: [AtomicU64; 17],
-    /// What people must look at, by [`Alarm`].
-    pub alarms: [AtomicU64; Alarm::ALL.len()],
-}
-
-impl Counters {
-    fn alarmed(&self, alarm: Alarm) {
-        let place = Alarm::ALL.iter().position(|known| *known == alarm);
-        if let Some(counter) = place.and_then(|place| self.alarms.get(place)) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn committed(&self, commands: usize) {
-        let commands = u64::try_from(commands).unwrap_or(u64::MAX);
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        self.commands.fetch_add(commands, Ordering::Relaxed);
-        let slot = commands.checked_ilog2().and_then(|log| usize::try_from(log).ok()).unwrap_or(0);
-        if let Some(slot) = self.batch_sizes.get(slot).or(self.batch_sizes.last()) {
-            slot.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// How many tombstones each client may leave; who is not in it may leave any number.
 pub type Tombstones = HashMap<ClientId, Arc<Bucket>>;
 
@@ -167,7 +131,6 @@ struct Inner {
     queues: Vec<mpsc::UnboundedSender<Waiting>>,
     cancels: Arc<Semaphore>,
     records: Arc<Semaphore>,
-    counters: Arc<Counters>,
 }
 
 impl Engine {
@@ -180,14 +143,14 @@ impl Engine {
         policy: Arc<Policy>,
         clock: Arc<dyn Clock>,
         limits: Limits,
+        metrics: &Metrics,
     ) -> (Self, JoinHandle<()>) {
-        let counters = Arc::new(Counters::default());
         let worker = Worker {
             store: Arc::clone(&store),
             wake: wake.clone(),
             policy,
             clock: Arc::clone(&clock),
-            counters: Arc::clone(&counters),
+            metrics: metrics.clone(),
             batch_max: limits.batch.max(1),
         };
         let (mut queues, mut workers) = (Vec::new(), JoinSet::new());
@@ -208,9 +171,22 @@ impl Engine {
         }
         let (cancels, records) =
             (Arc::new(Semaphore::new(limits.queue)), Arc::new(Semaphore::new(limits.queue)));
+        let shares = [("cancels", Arc::clone(&cancels)), ("records", Arc::clone(&records))];
+        metrics.queue_depth.ask(move || {
+            let depth = |(queue, share): &(&'static str, Arc<Semaphore>)| -> Told {
+                let waiting = limits.queue.saturating_sub(share.available_permits());
+                (vec![label("queue", *queue)], i64::try_from(waiting).unwrap_or(i64::MAX))
+            };
+            shares.iter().map(depth).collect()
+        });
+        for alarm in Alarm::ALL {
+            metrics.alarms.add(0, &[label("alarm", alarm.name())]);
+        }
+        metrics.commits.add(0, &[]);
+        metrics.commit_failures.add(0, &[]);
         (
             Self {
-                inner: Arc::new(Inner { store, hashes, clock, queues, cancels, records, counters }),
+                inner: Arc::new(Inner { store, hashes, clock, queues, cancels, records }),
                 tombstones: Arc::default(),
             },
             tokio::spawn(workers.join_all().map(drop)),
@@ -227,11 +203,6 @@ impl Engine {
             }
         }
         self.tombstones.store(Arc::new(tombstones));
-    }
-
-    /// What is counted; outlives the engine.
-    pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.inner.counters)
     }
 
     /// Commands that wait for a commit, or for its answer, now.
@@ -393,6 +364,9 @@ impl Engine {
         let partition = command.partition(self.inner.store.partitions());
         let lane = usize::from(partition).checked_rem(self.inner.queues.len()).unwrap_or(0);
         let queue = self.inner.queues.get(lane).ok_or(Error::Stopping)?;
+        if let Some(span) = caller.trace.as_ref().filter(|span| span.is_recorded()) {
+            command.mark(span);
+        }
         let entry = Box::new(Entry::new(command, caller.client, caller.trace, answer));
         queue.send(Waiting { entry, deadline, permit }).map_err(|_| Error::Stopping)?;
         match time::timeout_at(deadline.into(), answered).await {
@@ -426,7 +400,7 @@ struct Worker {
     wake: Wake,
     policy: Arc<Policy>,
     clock: Arc<dyn Clock>,
-    counters: Arc<Counters>,
+    metrics: Metrics,
     batch_max: usize,
 }
 
@@ -462,27 +436,29 @@ impl Worker {
             let (clock, policy) = (Arc::clone(&self.clock), Arc::clone(&self.policy));
             let batch = batch::Decisions::new(entries, clock, policy, deadline);
             let (shared, eventful) = (batch.entries(), batch.eventful());
+            let begun = Instant::now();
             let (_, result) = self.store.commit(Box::new(batch)).await;
             let mut entries = batch::reclaim(&shared);
+            let system = self.store.system();
+            let attempt =
+                Attempt { begun, ended: Instant::now(), size, system, good: result.is_ok() };
+            self.observe(&attempt, &entries);
             // what may have been committed too: the feed looks for itself
             if eventful.load(Ordering::Relaxed) {
                 self.wake.events_committed();
             }
             match result {
                 Ok(()) => {
-                    self.counters.committed(size);
                     for entry in entries {
-                        entry.answer(&self.counters);
+                        entry.answer(&self.metrics);
                     }
                 }
                 Err(store::Error::Data(_) | store::Error::Damaged(_)) if size > 1 => {
-                    self.counters.failures.fetch_add(1, Ordering::Relaxed);
                     let second = entries.split_off(size / 2);
                     batches.push(second);
                     batches.push(entries);
                 }
                 Err(error) => {
-                    self.counters.failures.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(error = %store::chain(&error), commands = size, "commit failed; its callers are told to ask again");
                     let error = Arc::new(error);
                     for entry in entries {
@@ -490,6 +466,23 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    fn observe(&self, attempt: &Attempt, entries: &[Box<dyn batch::AnyEntry>]) {
+        let metrics = &self.metrics;
+        if attempt.good {
+            metrics.commits.add(1, &[]);
+            metrics.batch_size.record(u64::try_from(attempt.size).unwrap_or(u64::MAX), &[]);
+        } else {
+            metrics.commit_failures.add(1, &[]);
+        }
+        let result = if attempt.good { "ok" } else { "failed" };
+        let took = attempt.ended.saturating_duration_since(attempt.begun);
+        metrics.commit_duration.record(took, &[label("result", result)]);
+        for entry in entries {
+            metrics.queue_wait.record(attempt.begun.saturating_duration_since(entry.queued()), &[]);
+            entry.trace(attempt);
         }
     }
 }

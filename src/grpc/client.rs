@@ -5,13 +5,14 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use tonic::{Request, body::Body, codegen::http, metadata::MetadataValue};
+use tonic::{Code, Request, body::Body, codegen::http, metadata::MetadataValue};
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use super::{
     CLIENT_ID, TRACEPARENT,
     channel::{Channel, Connection},
     convert,
+    observe::told,
     server::Server,
     status,
     wire::{self, cancel_service_client::CancelServiceClient},
@@ -22,7 +23,7 @@ use crate::{
         id::{AcquirerId, ClientId, PassThroughInfo, PspId, Token},
         result::ResultCode,
     },
-    layer::trace::TraceContext,
+    telemetry::{Span, span::Kind},
 };
 
 /// Why a call could not even be answered with a status. In one process that cannot happen.
@@ -46,18 +47,25 @@ enum Core {
 
 /// One method of the generated client, wherever the core is.
 macro_rules! ask {
-    ($core:expr, $method:ident, $message:expr, $call:expr) => {{
+    ($core:expr, $name:literal, $method:ident, $message:expr, $call:expr) => {{
+        const METHOD: &str = concat!("alipayplus.cancel.v1.CancelService/", $name);
         let (message, call): (_, &Call) = ($message, $call);
         match &$core {
             Core::Here(client) => {
-                let answered = client.clone().$method(asking(message, call, call.timeout)).await;
+                let span = calling(call, METHOD);
+                let request = asking(message, call, call.timeout, &span);
+                let answered = client.clone().$method(request).await;
+                called(&span, answered.as_ref().err());
                 answered.map(tonic::Response::into_inner)
             }
             Core::Elsewhere(channel) => {
                 let ask = |connection: Connection, left: Duration| {
-                    let request = asking(message.clone(), call, left);
+                    // each core that is asked has a span of its own
+                    let span = calling(call, METHOD);
+                    let request = asking(message.clone(), call, left, &span);
                     async move {
                         let answered = CancelServiceClient::new(connection).$method(request).await;
+                        called(&span, answered.as_ref().err());
                         answered.map(tonic::Response::into_inner)
                     }
                 };
@@ -74,8 +82,8 @@ pub struct Call {
     pub client: ClientId,
     /// What is left of its time.
     pub timeout: Duration,
-    /// The request's trace.
-    pub trace: TraceContext,
+    /// The request's place in its trace.
+    pub trace: Span,
 }
 
 /// A CancelToken to ask for.
@@ -124,7 +132,7 @@ impl Client {
             psp_id: command.key.psp.as_str().to_owned(),
             payment_request_id: command.key.payment_request.as_str().to_owned(),
         };
-        match ask!(self.core, cancel_payment, request, call) {
+        match ask!(self.core, "CancelPayment", cancel_payment, request, call) {
             Ok(response) => decided(convert::decided(response.result.as_ref()), None),
             Err(status) => refused(&status),
         }
@@ -138,7 +146,7 @@ impl Client {
             access_token: command.token.expose().to_owned(),
             pass_through_info: command.pass_through_info.map(|info| info.as_str().to_owned()),
         };
-        match ask!(self.core, cancel_token, request, call) {
+        match ask!(self.core, "CancelToken", cancel_token, request, call) {
             Ok(response) => {
                 let info = response
                     .pass_through_info
@@ -151,14 +159,32 @@ impl Client {
     }
 }
 
-fn asking<T>(message: T, call: &Call, wait: Duration) -> Request<T> {
+/// The span of a call, which the core's is a child of.
+fn calling(call: &Call, method: &'static str) -> Span {
+    let span = call.trace.child(Kind::Client, method);
+    span.set("rpc.system.name", "grpc");
+    span.set("rpc.method", method);
+    span
+}
+
+fn called(span: &Span, refused: Option<&tonic::Status>) {
+    let (status, _) = told(refused.map_or(Code::Ok, tonic::Status::code));
+    span.set("rpc.response.status_code", status);
+    // to a client every status but OK is an error, says the convention
+    if refused.is_some() {
+        span.failed(status);
+    }
+    span.end();
+}
+
+fn asking<T>(message: T, call: &Call, wait: Duration, span: &Span) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(wait);
     let metadata = request.metadata_mut();
     if let Ok(client) = MetadataValue::try_from(call.client.as_str()) {
         metadata.insert(CLIENT_ID, client);
     }
-    if let Ok(trace) = MetadataValue::try_from(call.trace.child().to_string()) {
+    if let Ok(trace) = MetadataValue::try_from(span.context().to_string()) {
         metadata.insert(TRACEPARENT, trace);
     }
     request

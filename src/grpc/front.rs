@@ -13,7 +13,11 @@ use tonic::{
 };
 use tower::ServiceBuilder;
 
-use super::{CLIENT_ID, status};
+use super::{
+    CLIENT_ID,
+    observe::{Observe, Observed},
+    status,
+};
 use crate::{
     layer::{
         Refusal, Refuse,
@@ -39,18 +43,21 @@ pub struct Door {
 }
 
 /// The services behind their door.
-pub type Stack = CatchPanic<Gated<Room, Identified<Gated<CallerRates, Routes>, RefuseCaller>>>;
+pub type Stack =
+    Observed<CatchPanic<Gated<Room, Identified<Gated<CallerRates, Routes>, RefuseCaller>>>>;
 
 /// Makes the answer to a caller who may not.
 pub type RefuseCaller = fn() -> Response<Body>;
 
 impl Door {
     /// What a call meets, from the outside in.
-    pub(super) fn before(self, services: Routes) -> Stack {
+    pub(super) fn before(self, services: Routes, observe: Observe) -> Stack {
         // what only a bridge may say goes before the services, which believe what is left of the headers
         let word = HeaderName::from_static(CLIENT_ID);
         let refuse: RefuseCaller = || Response::refuse(Refusal::NotAllowed);
         ServiceBuilder::new()
+            // what is told of it, whatever becomes of it
+            .layer(observe)
             .layer(CatchPanicLayer)
             .layer(GateLayer(Room(self.overload)))
             .layer(IdentityLayer::new(self.permissions, word, refuse))
@@ -98,6 +105,9 @@ impl<B> Called for Request<B> {
 
 impl Refuse for Response<Body> {
     fn refuse(refusal: Refusal) -> Self {
-        status::turned_away(refusal).into_http()
+        let mut answer = status::turned_away(refusal).into_http();
+        // for metrics
+        answer.extensions_mut().insert(refusal);
+        answer
     }
 }

@@ -10,6 +10,7 @@ mod convert;
 pub mod follower;
 pub mod front;
 pub mod importer;
+pub mod observe;
 pub mod server;
 mod status;
 

@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
+use tonic::{Request, Response, Status, service::Routes};
+use tower::Layer as _;
 
 mod feed;
 mod import;
 
 use super::{
-    CLIENT_ID, IMPORT_BYTES_MAX, TRACEPARENT, convert,
+    CLIENT_ID, IMPORT_BYTES_MAX, convert,
     front::{Door, Stack},
+    observe::{Observe, Observed},
     status,
     wire::{
         self, cancel_service_server::CancelServiceServer, feed_service_server::FeedServiceServer,
@@ -18,10 +20,11 @@ use super::{
     },
 };
 use crate::{
-    domain::id::ClientId,
+    domain::{id::ClientId, result::ResultCode},
     engine::{Caller, Engine, Error},
     feed::Feed,
-    layer::{deadline, trace::TraceContext},
+    layer::deadline,
+    telemetry::{Span, Telemetry, label},
 };
 
 /// How long a call takes at most if its caller says nothing.
@@ -40,6 +43,7 @@ pub struct Deadlines {
 pub struct Server {
     engine: Engine,
     deadlines: Deadlines,
+    telemetry: Telemetry,
 }
 
 /// One service of gRPC's own to answer health.
@@ -77,19 +81,24 @@ const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 impl Server {
     /// The services over an engine.
-    pub fn new(engine: Engine, deadlines: Deadlines) -> Self {
-        Self { engine, deadlines }
+    pub fn new(engine: Engine, deadlines: Deadlines, telemetry: Telemetry) -> Self {
+        Self { engine, deadlines, telemetry }
     }
 
-    pub(super) fn cancel_service(&self) -> CancelServiceServer<Self> {
+    fn bare_cancel_service(&self) -> CancelServiceServer<Self> {
         CancelServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(super) fn cancel_service(&self) -> Observed<CancelServiceServer<Self>> {
+        Observe::new(&self.telemetry, IN_PROCESS).layer(self.bare_cancel_service())
     }
 
     /// What the network may call, behind its door: all services as routes by path, with health per service and, if asked
     /// for, reflection.
     pub fn stack(&self, feed: Feed, reflection: bool, door: Door) -> (Stack, Health) {
         let (routes, health) = self.routes(feed, reflection);
-        (door.before(routes), health)
+        self.count_from_the_start();
+        (door.before(routes, Observe::new(&self.telemetry, NETWORK)), health)
     }
 
     fn routes(&self, feed: Feed, reflection: bool) -> (Routes, Health) {
@@ -102,7 +111,7 @@ impl Server {
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let imports =
             ImportServiceServer::new(self.clone()).max_decoding_message_size(IMPORT_BYTES_MAX);
-        let mut routes = Routes::new(self.cancel_service())
+        let mut routes = Routes::new(self.bare_cancel_service())
             .add_service(payments)
             .add_service(tokens)
             .add_service(imports)
@@ -122,14 +131,36 @@ impl Server {
         (routes.prepare(), Health { reporter })
     }
 
-    fn caller(metadata: &MetadataMap, default: Duration) -> Caller {
-        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-        let wait = text("grpc-timeout").and_then(deadline::parse).unwrap_or(default);
-        // on its way here it was taken off, unless a bridge says it
-        let client = text(CLIENT_ID).and_then(ClientId::parse);
-        let trace = Some(TraceContext::of(text(TRACEPARENT)).trace);
-        Caller { deadline: Instant::now() + wait, client, trace }
+    /// A series that is not there yet cannot be seen to grow.
+    fn count_from_the_start(&self) {
+        for api in ["cancelPayment", "cancelToken"] {
+            for code in ResultCode::ALL {
+                self.count(0, api, code);
+            }
+        }
     }
+
+    fn count(&self, more: u64, api: &'static str, code: ResultCode) {
+        let labels =
+            [label("api", api), label("front", NETWORK), label("result_code", code.wire())];
+        self.telemetry.metrics.requests.add(more, &labels);
+    }
+}
+
+/// The front of a call from the network, in metrics.
+const NETWORK: &str = "grpc";
+/// And of one that the bridge in this process makes.
+const IN_PROCESS: &str = "core";
+
+/// On whose behalf a request is.
+fn caller<T>(request: &Request<T>, default: Duration) -> Caller {
+    let metadata = request.metadata();
+    let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+    let wait = text("grpc-timeout").and_then(deadline::parse).unwrap_or(default);
+    // on its way here it was taken off, unless a bridge says it
+    let client = text(CLIENT_ID).and_then(ClientId::parse);
+    let trace = request.extensions().get::<Span>().cloned();
+    Caller { deadline: Instant::now() + wait, client, trace }
 }
 
 /// The log gets the cause, the peer the code's text.
@@ -144,22 +175,65 @@ impl wire::cancel_service_server::CancelService for Server {
         &self,
         request: Request<wire::CancelPaymentRequest>,
     ) -> Result<Response<wire::CancelPaymentResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.cancel_payment);
-        let command = convert::cancel_payment(request.get_ref())?;
-        let outcome =
-            self.engine.cancel_payment(command, caller).await.map_err(|error| failed(&error))?;
-        convert::payment_cancelled(outcome).map(Response::new)
+        let caller = caller(&request, self.deadlines.cancel_payment);
+        // a bridge counts its own, wherever it is
+        let direct = caller.client.is_none();
+        let decided = self.decide_payment(request.get_ref(), caller).await;
+        if direct {
+            self.count(1, "cancelPayment", code(&decided));
+        }
+        decided.map(|(_, answer)| answer)
     }
 
     async fn cancel_token(
         &self,
         request: Request<wire::CancelTokenRequest>,
     ) -> Result<Response<wire::CancelTokenResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.cancel_token);
-        let command = convert::cancel_token(request.get_ref())?;
-        let outcome =
-            self.engine.cancel_token(command, caller).await.map_err(|error| failed(&error))?;
-        convert::token_cancelled(outcome).map(Response::new)
+        let caller = caller(&request, self.deadlines.cancel_token);
+        let direct = caller.client.is_none();
+        let decided = self.decide_token(request.get_ref(), caller).await;
+        if direct {
+            self.count(1, "cancelToken", code(&decided));
+        }
+        decided.map(|(_, answer)| answer)
+    }
+}
+
+/// An answer with the code that metrics know it by.
+type Coded<T> = Result<(ResultCode, Response<T>), Status>;
+
+fn code<T>(decided: &Coded<T>) -> ResultCode {
+    match decided {
+        Ok((code, _)) => *code,
+        Err(status) => {
+            status::refusal(status).map_or(ResultCode::UnknownException, |(code, _)| code)
+        }
+    }
+}
+
+impl Server {
+    async fn decide_payment(
+        &self,
+        request: &wire::CancelPaymentRequest,
+        caller: Caller,
+    ) -> Coded<wire::CancelPaymentResponse> {
+        let command = convert::cancel_payment(request)?;
+        let decided = self.engine.cancel_payment(command, caller).await;
+        let outcome = decided.map_err(|error| failed(&error))?;
+        let code = outcome.code();
+        convert::payment_cancelled(outcome).map(|answer| (code, Response::new(answer)))
+    }
+
+    async fn decide_token(
+        &self,
+        request: &wire::CancelTokenRequest,
+        caller: Caller,
+    ) -> Coded<wire::CancelTokenResponse> {
+        let command = convert::cancel_token(request)?;
+        let decided = self.engine.cancel_token(command, caller).await;
+        let outcome = decided.map_err(|error| failed(&error))?;
+        let code = outcome.code();
+        convert::token_cancelled(outcome).map(|answer| (code, Response::new(answer)))
     }
 }
 
@@ -169,7 +243,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::RecordPaymentRequest>,
     ) -> Result<Response<wire::RecordPaymentResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let command = convert::record_payment(request.get_ref())?;
         let key = command.key.clone();
         let decided = self.engine.record_payment(command, caller).await;
@@ -181,7 +255,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::GetPaymentRequest>,
     ) -> Result<Response<wire::GetPaymentResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let key = convert::get_payment(request.get_ref())?;
         let payment =
             self.engine.get_payment(key.clone(), caller).await.map_err(|error| failed(&error))?;
@@ -194,7 +268,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::RecordFundReturnRequest>,
     ) -> Result<Response<wire::RecordFundReturnResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let command = convert::record_fund_return(request.get_ref())?;
         let key = command.key.clone();
         let decided = self.engine.record_fund_return(command, caller).await;
@@ -206,7 +280,7 @@ impl wire::payment_service_server::PaymentService for Server {
         &self,
         request: Request<wire::ListOutstandingPaymentsRequest>,
     ) -> Result<Response<wire::ListOutstandingPaymentsResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let (kind, limit) = convert::list_outstanding_payments(*request.get_ref())?;
         let listed = self.engine.outstanding(kind, limit, caller).await;
         let (backlog, payments) = listed.map_err(|error| failed(&error))?;
@@ -220,7 +294,7 @@ impl wire::token_service_server::TokenService for Server {
         &self,
         request: Request<wire::RecordTokenRequest>,
     ) -> Result<Response<wire::RecordTokenResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let command = convert::record_token(request.get_ref())?;
         let outcome =
             self.engine.record_token(command, caller).await.map_err(|error| failed(&error))?;
@@ -231,7 +305,7 @@ impl wire::token_service_server::TokenService for Server {
         &self,
         request: Request<wire::IntrospectTokenRequest>,
     ) -> Result<Response<wire::IntrospectTokenResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let (psp, token) = convert::introspect_token(request.get_ref())?;
         let active = self
             .engine
@@ -245,7 +319,7 @@ impl wire::token_service_server::TokenService for Server {
         &self,
         request: Request<wire::RevokeAuthorizationRequest>,
     ) -> Result<Response<wire::RevokeAuthorizationResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let command = convert::revoke_authorization(request.get_ref())?;
         let outcome = self
             .engine

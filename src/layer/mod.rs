@@ -12,7 +12,6 @@ pub mod identity;
 pub mod overload;
 pub mod panic;
 pub mod rate_limit;
-pub mod trace;
 pub mod unproven;
 
 use std::time::Duration;

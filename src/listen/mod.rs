@@ -55,6 +55,7 @@ use crate::{
         budget::{Budget, Share},
         identity::Names,
     },
+    telemetry::{Metrics, label},
     tls,
 };
 
@@ -169,6 +170,8 @@ pub struct Front {
     pub connections: Arc<Budget>,
     /// How request bodies are bounded, unless what is behind bounds them itself.
     pub bodies: Option<Bodies>,
+    /// Where they are counted, and as whose.
+    pub told: (Metrics, &'static str),
 }
 
 impl Front {
@@ -186,7 +189,7 @@ impl Front {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         // not shared with the connections: it closes when this loop ends, so that newcomers are refused and go elsewhere
-        let Self { listener, tls, protocol, bounds, connections: budget, bodies } = self;
+        let Self { listener, tls, protocol, bounds, connections: budget, bodies, told } = self;
         let speaker = Arc::new(Speaker {
             tls,
             protocol,
@@ -200,8 +203,11 @@ impl Front {
             let Some(share) = budget.take(peer.ip().into(), 1) else { return };
             let (speaker, service) = (Arc::clone(&speaker), service.clone());
             let stop = Stop { soon: stop.soon.clone(), now: leave.clone() };
-            connections
-                .spawn(async move { speaker.connection(socket, peer, share, service, stop).await });
+            let open = Open::new(&told);
+            connections.spawn(async move {
+                speaker.connection(socket, peer, share, service, stop).await;
+                drop(open);
+            });
         };
         // who waits for the connections waits for those still to be taken
         let accepting = connections.token();
@@ -229,6 +235,22 @@ impl Front {
         // only now: whoever is told to leave must not find the port still open
         leave.cancel();
         drop(accepting);
+    }
+}
+
+/// A connection that counts as long as it is there.
+struct Open(Metrics, &'static str);
+
+impl Open {
+    fn new((metrics, front): &(Metrics, &'static str)) -> Self {
+        metrics.connections.add(1, &[label("front", *front)]);
+        Self(metrics.clone(), front)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.add(-1, &[label("front", self.1)]);
     }
 }
 

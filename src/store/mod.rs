@@ -263,6 +263,11 @@ pub trait Store: Send + Sync + 'static {
     /// How many batches it commits side by side. Batches of different partitions should go different lanes.
     fn lanes(&self) -> usize;
 
+    /// The database's name in traces, as the semantic conventions have it.
+    fn system(&self) -> &'static str {
+        "other_sql"
+    }
+
     /// Whether other processes may commit to it too: then nobody here hears of their events, and has to look.
     fn shared(&self) -> bool;
 

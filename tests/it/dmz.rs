@@ -222,7 +222,7 @@ fn a_core_that_says_that_it_drains_gets_nothing_new_long_before_it_ends() {
     let bridge = bridge(&authority, &[&one, &two]);
     one.signal("TERM");
     knows(&bridge, 1);
-    let commits = || metric(&one, "alipayplus_cancel_batch_size_sum");
+    let commits = || metric(&one, "alipayplus_cancel_commits_total");
     let before = commits();
     for _ in 0..10 {
         assert_eq!(cancel(&bridge).0, SUCCESS);

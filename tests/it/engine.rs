@@ -35,6 +35,7 @@ use alipayplus_cancel::{
         OutstandingPayment, Page, Pending, Place, Positioned, Standing, StandingChange, Store,
         Takeover, Wanted,
     },
+    telemetry::Telemetry,
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -265,7 +266,9 @@ impl House {
         let hands: Arc<dyn Clock> = Arc::<Hands>::clone(&clock);
         let ring = HashRing::new(&[[9u8; 32]]).expect("a ring");
         let policy = Arc::new(Policy::default());
-        let (engine, worker) = Engine::start(shared, &Wake::default(), ring, policy, hands, limits);
+        let metrics = Telemetry::local().metrics;
+        let wake = Wake::default();
+        let (engine, worker) = Engine::start(shared, &wake, ring, policy, hands, limits, &metrics);
         Self { folder, store, clock, engine, worker }
     }
 

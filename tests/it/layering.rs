@@ -14,11 +14,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("store", &["domain"]),
     ("feed", &["domain", "store"]),
-    ("engine", &["domain", "store", "feed::Wake", "layer::rate_limit::Bucket"]),
-    ("watch_list", &["domain", "store"]),
+    ("engine", &["domain", "store", "feed::Wake", "layer::rate_limit::Bucket", "telemetry"]),
+    ("watch_list", &["domain", "store", "telemetry"]),
     ("upkeep", &["domain", "engine", "store"]),
-    ("layer", &["domain"]),
-    ("listen", &["layer", "tls"]),
+    ("layer", &["domain", "telemetry"]),
+    ("listen", &["layer", "telemetry", "tls"]),
     (
         "grpc",
         &[
@@ -38,7 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("admin", &["domain", "grpc::client", "telemetry"]),
     ("config", &["domain"]),
     ("tls", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["domain"]),
     (
         "app",
         &[
@@ -64,7 +64,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// A crate, its family (`tokio` is `tokio_util` too), and the rooms that may name it. Who is not there may not.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tonic", &["grpc"]),
+    ("tonic", &["grpc", "telemetry"]),
     ("prost", &["grpc"]),
     ("axum", &["bridge", "admin"]),
     ("http", &["bridge", "admin", "layer", "listen", "grpc", "cli"]),
@@ -73,6 +73,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde", &["bridge", "store", "upkeep", "cli"]),
     ("rusqlite", &["store"]),
     ("deadpool", &["store"]),
+    ("opentelemetry", &["telemetry"]),
+    ("prometheus", &["telemetry"]),
     ("toml", &["config"]),
     ("cryptoki", &["bridge"]),
     ("num_bigint", &["bridge"]),
@@ -88,6 +90,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "listen",
             "grpc",
             "bridge",
+            "telemetry",
             "app",
             "cli",
             "main",
@@ -253,7 +256,10 @@ fn a_forbidden_name_is_found_in_whatever_form() {
         ["grpc::server::S"]
     );
     assert_eq!(offences("domain", "fn f(s: super::super::store::Error) {}"), ["store::Error"]);
-    assert_eq!(offences("listen", "type T = tonic_types::X;"), ["tonic_types (only grpc)"]);
+    assert_eq!(
+        offences("listen", "type T = tonic_types::X;"),
+        ["tonic_types (only grpc, telemetry)"]
+    );
     assert_eq!(offences("main", "use alipayplus_cancel::app;"), ["app"]);
     assert!(offences("domain", "/// as crate::store does\n//! tokio::spawn").is_empty());
     assert!(offences("grpc", "use crate::{engine, store};\ntonic::Status::ok(\"\")").is_empty());

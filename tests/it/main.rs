@@ -48,5 +48,6 @@ mod secrets;
 mod signatures;
 mod sqlite_files;
 mod store_contract;
+mod telemetry;
 mod upkeep;
 mod values;

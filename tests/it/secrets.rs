@@ -13,12 +13,13 @@ use rand::RngCore as _;
 use serde_json::json;
 
 use crate::harness::{
+    collector::Collector,
     grpc::{
         Grant, Grpc,
         wire::{CancelTokenRequest, IntrospectTokenRequest, RecordTokenRequest},
     },
     json::{Answer, Api, Json},
-    service::{Options, Service, Store, command},
+    service::{Options, Service, Store, admin, command},
     unique,
     vectors::{CLIENT_ID, pem},
 };
@@ -279,7 +280,9 @@ fn over_call(traces: &mut Traces, service: &Service) {
 
 #[test]
 fn no_token_or_key_is_ever_written_anywhere() {
-    let trace = Options::set(["telemetry.log_level=trace"]);
+    let collector = Collector::start();
+    let endpoint = format!("telemetry.otlp_endpoint={}", collector.url());
+    let trace = Options::set(["telemetry.log_level=trace", &endpoint]);
     let mut service = Service::start(Options { store: Store::Embedded, ..trace });
     let mut traces = Traces::default();
     let (json, grpc) = (service.json(), service.grpc());
@@ -294,6 +297,8 @@ fn no_token_or_key_is_ever_written_anywhere() {
     traces.json("witness", answer.expect("SUCCESS"));
 
     let mut written = files(service.dir());
+    let scrape = admin(service.ports().admin, "/metrics");
+    written.push(("/metrics".to_owned(), String::from_utf8_lossy(&scrape.body).into_owned()));
     let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
     for name in ["state.db", "state.db-wal", "stderr.log"] {
         assert!(names.contains(&name), "{name} is searched, too: {names:?}");
@@ -302,6 +307,14 @@ fn no_token_or_key_is_ever_written_anywhere() {
     drop(grpc);
     assert!(service.terminate().success());
     written.extend(files(service.dir()));
+    // raw bytes are told as lists of numbers, which is one of the shapes
+    collector.look(|received| {
+        assert!(!received.metrics.is_empty());
+        written.push(("spans".to_owned(), format!("{:?}", received.spans)));
+        written.push(("metrics".to_owned(), format!("{:?}", received.metrics)));
+        written.push(("exported lines".to_owned(), format!("{:?}", received.logs)));
+        written.push(("resources".to_owned(), format!("{:?}", received.resources)));
+    });
     let all = |needle: &str| {
         let written = written.iter().filter(|(_, text)| text.contains(needle));
         let answered = traces.answers.iter().filter(|(_, text)| text.contains(needle));
@@ -311,7 +324,7 @@ fn no_token_or_key_is_ever_written_anywhere() {
             .collect::<Vec<String>>()
     };
     let found = all(&witness);
-    for name in ["state.db", "state.db-wal", "stderr.log"] {
+    for name in ["state.db", "state.db-wal", "stderr.log", "spans", "exported lines"] {
         assert!(found.iter().any(|place| place == name), "the search is blind: {found:?}");
     }
     let log = service.stderr();

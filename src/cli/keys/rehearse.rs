@@ -31,6 +31,7 @@ use crate::{
     cli::exchange::Caller,
     config::Role,
     store::StandingChange,
+    telemetry::Telemetry,
 };
 
 const CLIENT: &str = "REHEARSAL";
@@ -88,7 +89,9 @@ async fn rehearse(folder: &Path, out: &mut impl Write) -> Result<()> {
     let source =
         Source { file: config.clone(), role: Role::All, flags: Vec::new(), environment: false };
     let begun = Begun::read(source).map_err(|error| Usage(error.to_string()))?;
-    let mut running = app::start(&begun.loaded.settings, Role::All).await.map_err(start_error)?;
+    let telemetry = Telemetry::local();
+    let mut running =
+        app::start(&begun.loaded.settings, Role::All, &telemetry).await.map_err(start_error)?;
     running.follow(begun, signal(SignalKind::hangup())?);
     let engine = running.engine().context("role all has a core")?;
     engine.change_standing(StandingChange::ImportComplete).await?;

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 use tonic_types::FieldViolation;
 
-use super::{Server, failed, wire};
+use super::{Server, caller, failed, wire};
 use crate::grpc::{convert::import, status};
 
 /// Most records in one call.
@@ -63,7 +63,7 @@ impl wire::import_service_server::ImportService for Server {
         &self,
         request: Request<wire::ImportPaymentsRequest>,
     ) -> Result<Response<wire::ImportPaymentsResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let payments = &request.get_ref().payments;
         check("payments", payments.len())?;
         let Split { good, wrong } = Split::of(payments.iter().map(import::payment));
@@ -77,7 +77,7 @@ impl wire::import_service_server::ImportService for Server {
         &self,
         request: Request<wire::ImportTokensRequest>,
     ) -> Result<Response<wire::ImportTokensResponse>, Status> {
-        let caller = Self::caller(request.metadata(), self.deadlines.other);
+        let caller = caller(&request, self.deadlines.other);
         let tokens = &request.get_ref().tokens;
         check("tokens", tokens.len())?;
         let Split { good, wrong } = Split::of(tokens.iter().map(import::token));

@@ -492,6 +492,10 @@ impl Store for Postgres {
         self.lanes
     }
 
+    fn system(&self) -> &'static str {
+        "postgresql"
+    }
+
     fn shared(&self) -> bool {
         true
     }

@@ -363,6 +363,10 @@ impl Store for Sqlite {
         1
     }
 
+    fn system(&self) -> &'static str {
+        "sqlite"
+    }
+
     fn shared(&self) -> bool {
         false
     }

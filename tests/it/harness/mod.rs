@@ -2,6 +2,7 @@
 //! for byte, [`grpc`] as the wallet's own services do. [`postgres`] runs the other store's database.
 #![allow(dead_code)] // a fixture offers more than one branch of the suite uses
 
+pub mod collector;
 pub mod fake_core;
 pub mod grpc;
 pub mod h2;

@@ -1,8 +1,14 @@
-//! Log lines: one JSON object a line for machines, or text for people, on standard error.
+//! Log lines: one JSON object a line for machines, or text for people, on standard error; by OTLP too where it is set.
 
 use std::io;
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::logs::SdkLoggerProvider;
+use tracing::Metadata;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, fmt, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,13 +23,23 @@ pub enum Format {
 ///
 /// A second start changes nothing: a test may run several services in one process.
 pub fn start(format: Format, directives: &str) {
+    start_exported(format, directives, None);
+}
+
+pub(super) fn start_exported(
+    format: Format,
+    directives: &str,
+    exported: Option<&SdkLoggerProvider>,
+) {
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     // at `debug` the database's client tells every parameter of every statement
     let filter = match "tokio_postgres=info".parse() {
         Ok(directive) => filter.add_directive(directive),
         Err(_) => filter,
     };
-    let registry = tracing_subscriber::registry().with(filter);
+    let exported = exported
+        .map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter_fn(is_ours)));
+    let registry = tracing_subscriber::registry().with(filter).with(exported);
     let started = match format {
         Format::Json => {
             let lines = fmt::layer()
@@ -40,4 +56,11 @@ pub fn start(format: Format, directives: &str) {
     if started.is_err() {
         tracing::debug!("logging was started before");
     }
+}
+
+/// What goes to the collector: lines of ours. Those of h2, hyper, tonic and the exporter itself come of sending, so each
+/// would make more of them.
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    target == "alipayplus_cancel" || target.starts_with("alipayplus_cancel::")
 }

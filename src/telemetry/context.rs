@@ -16,11 +16,12 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// A new trace.
-    pub fn begin() -> Self {
+    /// A new trace, of which such a share is to be recorded.
+    pub fn begin(ratio: f64) -> Self {
         // all zero is not a trace id; setting one bit of 2^128 costs nothing
         let trace: u128 = rand::random::<u128>() | 1;
-        Self { trace: TraceId(trace.to_be_bytes()), span: new_span(), sampled: true }
+        let sampled = rand::random::<f64>() < ratio;
+        Self { trace: TraceId(trace.to_be_bytes()), span: new_span(), sampled }
     }
 
     /// Reads `traceparent`; `None` if it is absent or not one.
@@ -47,13 +48,12 @@ impl TraceContext {
 
     /// The context of a request, continued or begun.
     pub fn of(traceparent: Option<&str>) -> Self {
-        traceparent.and_then(Self::parse).unwrap_or_else(Self::begin)
+        traceparent.and_then(Self::parse).unwrap_or_else(|| Self::begin(1.0))
     }
 
-    /// The same trace, from a span of ours.
-    #[must_use]
-    pub fn child(self) -> Self {
-        Self { span: new_span(), ..self }
+    /// The span's id, as 16 hex digits.
+    pub fn span_id(self) -> String {
+        format!("{:016x}", u64::from_be_bytes(self.span))
     }
 }
 
@@ -79,12 +79,11 @@ mod tests {
     fn a_traceparent_is_continued() {
         let context = TraceContext::parse(SAMPLE).expect("the sample of the specification");
         assert_eq!(context.to_string(), SAMPLE);
-        assert_eq!(context.child().trace, context.trace);
-        assert_ne!(context.child().span, context.span);
+        assert_eq!(context.span_id(), "00f067aa0ba902b7");
     }
 
     #[test]
-    fn what_is_not_a_traceparent_begins_a_new_trace() {
+    fn what_is_not_a_traceparent_is_none() {
         for bad in [
             "",
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
@@ -96,6 +95,6 @@ mod tests {
         ] {
             assert_eq!(TraceContext::parse(bad), None, "{bad}");
         }
-        assert_ne!(TraceContext::of(Some("nonsense")).trace, TraceContext::of(None).trace);
+        assert_ne!(TraceContext::begin(1.0).trace, TraceContext::begin(1.0).trace);
     }
 }

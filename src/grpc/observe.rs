@@ -1,0 +1,266 @@
+//! Around every call that is served: its span, its duration, its status.
+//!
+//! Names follow the semantic conventions for RPC. A method that is none of ours is `_OTHER`, so that nobody outside
+//! chooses how many series there are.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    error::Error,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::{
+    Code,
+    body::Body,
+    codegen::{
+        Service,
+        http::{HeaderMap, Request, Response},
+    },
+};
+use tower::Layer;
+
+use super::{TRACEPARENT, wire};
+use crate::{
+    layer::{Refusal, identity::is_open},
+    telemetry::{
+        Metrics, Span, Telemetry, context::TraceContext, label, metrics::Label, span::Tracer,
+    },
+};
+
+/// Watches the calls of the services below.
+#[derive(Clone)]
+pub struct Observe {
+    methods: Arc<BTreeMap<String, Arc<str>>>,
+    metrics: Metrics,
+    tracer: Tracer,
+    front: &'static str,
+}
+
+impl Observe {
+    pub(super) fn new(telemetry: &Telemetry, front: &'static str) -> Self {
+        let (metrics, tracer) = (telemetry.metrics.clone(), telemetry.tracer.clone());
+        Self { methods: Arc::new(methods()), metrics, tracer, front }
+    }
+}
+
+/// Every method of ours and of gRPC's own, by path.
+fn methods() -> BTreeMap<String, Arc<str>> {
+    let sets = [
+        wire::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let mut methods = BTreeMap::new();
+    for file in sets.iter().filter_map(|set| FileDescriptorSet::decode(*set).ok()) {
+        for file in file.file {
+            for service in &file.service {
+                for method in &service.method {
+                    let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
+                    methods.insert(format!("/{name}"), Arc::from(name));
+                }
+            }
+        }
+    }
+    methods
+}
+
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { inner, observe: self.clone() }
+    }
+}
+
+/// See [`Observe`].
+#[derive(Clone)]
+pub struct Observed<S> {
+    inner: S,
+    observe: Observe,
+}
+
+impl<S, I, B> Service<Request<I>> for Observed<S>
+where
+    S: Service<Request<I>, Response = Response<B>, Error = Infallible>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<I>) -> Self::Future {
+        let observe = &self.observe;
+        let method = observe.methods.get(request.uri().path()).cloned();
+        let method = method.unwrap_or_else(|| Arc::from("_OTHER"));
+        let parent = request.headers().get(TRACEPARENT);
+        let parent = parent.and_then(|value| value.to_str().ok()).and_then(TraceContext::parse);
+        let name = if observe.tracer.is_exported() { method.to_string() } else { String::new() };
+        // a probe every few seconds is no trace that anybody looks for
+        let span = match parent {
+            None if is_open(request.uri().path()) => Span::unrecorded(TraceContext::begin(0.0)),
+            _ => observe.tracer.serve(name, parent),
+        };
+        span.set("rpc.system.name", "grpc");
+        span.set("rpc.method", Arc::clone(&method));
+        request.extensions_mut().insert(span.clone());
+        let watch = Watch::new(span, method, observe);
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            Ok(watch.answered(answer))
+        })
+    }
+}
+
+/// A call that is being answered.
+struct Watch {
+    span: Span,
+    method: Arc<str>,
+    metrics: Metrics,
+    front: &'static str,
+    begun: Instant,
+    status: Option<Code>,
+}
+
+impl Watch {
+    fn new(span: Span, method: Arc<str>, observe: &Observe) -> Self {
+        let (metrics, front) = (observe.metrics.clone(), observe.front);
+        metrics.in_flight.add(1, &[label("front", front)]);
+        Self { span, method, metrics, front, begun: Instant::now(), status: None }
+    }
+
+    fn answered<B>(mut self, answer: Response<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+            + Send
+            + Unpin
+            + 'static,
+    {
+        match answer.extensions().get::<Refusal>() {
+            Some(Refusal::Busy) => {
+                let labels = [label("front", self.front), label("reason", "in_flight")];
+                self.metrics.shed.add(1, &labels);
+            }
+            Some(Refusal::OverRate { .. }) => {
+                let labels = [label("client", "callers"), label("front", self.front)];
+                self.metrics.rate_limited.add(1, &labels);
+            }
+            Some(Refusal::NotAllowed | Refusal::OutOfTime | Refusal::Panicked) | None => {}
+        }
+        if let Some(status) = status(answer.headers()) {
+            self.status = Some(status);
+            return answer.map(Body::new);
+        }
+        answer.map(|body| Body::new(Told { body, watch: self }))
+    }
+}
+
+/// The name of a status as gRPC spells it, and whether it says that we failed; what the caller did wrong does not.
+pub(super) const fn told(code: Code) -> (&'static str, bool) {
+    match code {
+        Code::Ok => ("OK", false),
+        Code::Cancelled => ("CANCELLED", false),
+        Code::Unknown => ("UNKNOWN", true),
+        Code::InvalidArgument => ("INVALID_ARGUMENT", false),
+        Code::DeadlineExceeded => ("DEADLINE_EXCEEDED", true),
+        Code::NotFound => ("NOT_FOUND", false),
+        Code::AlreadyExists => ("ALREADY_EXISTS", false),
+        Code::PermissionDenied => ("PERMISSION_DENIED", false),
+        Code::ResourceExhausted => ("RESOURCE_EXHAUSTED", false),
+        Code::FailedPrecondition => ("FAILED_PRECONDITION", false),
+        Code::Aborted => ("ABORTED", false),
+        Code::OutOfRange => ("OUT_OF_RANGE", false),
+        Code::Unimplemented => ("UNIMPLEMENTED", true),
+        Code::Internal => ("INTERNAL", true),
+        Code::Unavailable => ("UNAVAILABLE", true),
+        Code::DataLoss => ("DATA_LOSS", true),
+        Code::Unauthenticated => ("UNAUTHENTICATED", false),
+    }
+}
+
+fn status(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()))
+}
+
+impl Drop for Watch {
+    /// The answer is out, or nobody waits for it any more.
+    fn drop(&mut self) {
+        let (name, failed) = told(self.status.unwrap_or(Code::Cancelled));
+        let mut labels: Vec<Label> = vec![
+            label("rpc.system.name", "grpc"),
+            label("rpc.method", Arc::clone(&self.method)),
+            label("rpc.response.status_code", name),
+        ];
+        if failed {
+            labels.push(label("error.type", name));
+            self.span.failed(name);
+        }
+        self.metrics.in_flight.add(-1, &[label("front", self.front)]);
+        self.metrics.rpc_duration.record(self.begun.elapsed(), &labels);
+        self.span.set("rpc.response.status_code", name);
+        self.span.end();
+    }
+}
+
+/// A body whose trailers say how the call ended.
+struct Told<B> {
+    body: B,
+    watch: Watch,
+}
+
+impl<B: http_body::Body + Unpin> http_body::Body for Told<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(code) = frame.trailers_ref().and_then(status)
+        {
+            self.watch.status = Some(code);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_known_by_its_path() {
+        let methods = methods();
+        let known = |path: &str| methods.get(path).map(|name| &**name);
+        let cancel = "alipayplus.cancel.v1.CancelService/CancelPayment";
+        assert_eq!(known(&format!("/{cancel}")), Some(cancel));
+        assert_eq!(known("/grpc.health.v1.Health/Check"), Some("grpc.health.v1.Health/Check"));
+        assert!(methods.len() > 20, "{methods:?}");
+    }
+}
