@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use axum::{Router, extract::State, routing::get};
@@ -11,11 +11,16 @@ use http::{StatusCode, header};
 /// What the platform may ask.
 #[derive(Clone)]
 pub struct Admin {
-    ready: Arc<AtomicBool>,
+    /// [`STARTING`], [`READY`] or [`DRAINING`].
+    ready: Arc<AtomicU8>,
     store: Arc<AtomicBool>,
     core: Arc<AtomicBool>,
     metrics: Arc<OnceLock<Metrics>>,
 }
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
 
 type Metrics = Box<dyn Fn() -> String + Send + Sync>;
 
@@ -47,9 +52,9 @@ impl Admin {
         self.core.store(is_reachable, Ordering::Release);
     }
 
-    /// Whether requests should be sent here.
+    /// Whether requests should be sent here; no more once they should not.
     pub fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Release);
+        self.ready.store(if ready { READY } else { DRAINING }, Ordering::Release);
     }
 
     /// The service.
@@ -63,8 +68,15 @@ impl Admin {
 }
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if !admin.ready.load(Ordering::Acquire) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
+    let why = match admin.ready.load(Ordering::Acquire) {
+        READY => None,
+        STARTING => {
+            Some("not ready: starting; a database that does not answer yet is waited for\n")
+        }
+        _ => Some("not ready: draining\n"),
+    };
+    if let Some(why) = why {
+        return (StatusCode::SERVICE_UNAVAILABLE, why);
     }
     if !admin.store.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n");

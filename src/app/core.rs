@@ -94,12 +94,14 @@ impl Core {
     /// Ends the engine and closes the store. Whatever else has a handle of the engine must be gone.
     pub(super) async fn stop(self, grace: Duration) {
         let Self { engine, worker, beside_feed, store, .. } = self;
-        if time::timeout(Duration::from_secs(1), beside_feed).await.is_err() {
+        drop(engine);
+        let moment = Duration::from_secs(1);
+        // the worker ends by itself once every handle is gone; a dropped connection's may be left
+        let ended = tokio::join!(time::timeout(moment, beside_feed), time::timeout(moment, worker));
+        if ended.0.is_err() {
             tracing::debug!("the feed waits for the store, and is left");
         }
-        drop(engine);
-        // ends by itself once every handle is gone; a dropped connection's may be left
-        if time::timeout(Duration::from_secs(1), worker).await.is_err() {
+        if ended.1.is_err() {
             tracing::debug!("commands of dropped connections are left unanswered");
         }
         // a disk that does not come back must not hold the process

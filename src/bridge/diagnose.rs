@@ -13,7 +13,7 @@ mod guesses;
 mod json_forms;
 mod reading;
 
-use std::mem::discriminant;
+use std::{fmt::Write as _, mem::discriminant};
 
 use self::{
     block::Block,
@@ -230,7 +230,7 @@ fn key_cause(question: &Question<'_>, header: &reading::Header, key: &NamedKey) 
             Some(Cause::ended_key(&key.name()))
         }
         Owner::Given | Owner::Us | Owner::Client(_) if of_version => None,
-        owner => {
+        owner @ (Owner::Given | Owner::Us | Owner::Client(_)) => {
             let has = |other: &NamedKey| other.owner == *owner && other.version.as_deref() == sent;
             let there = question.keys.iter().any(has);
             Some(Cause::version(sent.unwrap_or_default(), &key.name(), there))
@@ -272,6 +272,8 @@ fn noise(diagnosis: &mut Diagnosis, question: &Question<'_>, opened: &[Opened<'_
         format!(
             "wrong key, or a signature cut off: it has {bits} bits, and no key at hand has as many"
         )
+    } else if count == 1 {
+        "wrong key: the one at hand did not make this signature, whatever was signed".to_owned()
     } else {
         format!("wrong key: none of the {count} at hand made this signature, whatever was signed")
     };
@@ -365,7 +367,11 @@ fn one_line(text: &str) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // writing to a text cannot fail
+        let _written = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

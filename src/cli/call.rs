@@ -9,6 +9,7 @@ use std::{
 
 use http::Uri;
 use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
 
 use super::{
     Failure, Usage,
@@ -114,7 +115,10 @@ impl Call {
                 let mut body = Map::new();
                 body.insert("pspId".to_owned(), common.psp_id.clone().into());
                 body.insert("acquirerId".to_owned(), common.acquirer_id.clone().into());
-                body.insert("accessToken".to_owned(), token(access_token_file.as_deref())?.into());
+                body.insert(
+                    "accessToken".to_owned(),
+                    token(access_token_file.as_deref())?.as_str().into(),
+                );
                 if let Some(info) = pass_through_info {
                     body.insert("passThroughInfo".to_owned(), info.into());
                 }
@@ -130,8 +134,8 @@ impl Call {
     }
 }
 
-fn token(file: Option<&Path>) -> anyhow::Result<String> {
-    let text = if let Some(file) = file {
+fn token(file: Option<&Path>) -> anyhow::Result<Zeroizing<String>> {
+    let text = Zeroizing::new(if let Some(file) = file {
         fs::read_to_string(file)
             .map_err(|error| Usage(format!("--access-token-file {}: {error}", file.display())))?
     } else {
@@ -144,18 +148,19 @@ fn token(file: Option<&Path>) -> anyhow::Result<String> {
             .read_to_string(&mut text)
             .map_err(|error| Usage(format!("standard input: {error}")))?;
         text
-    };
+    });
     let token = text.trim_end_matches(['\r', '\n']);
     if token.is_empty() {
         return Err(Usage("the access token is empty".to_owned()).into());
     }
-    Ok(token.to_owned())
+    Ok(Zeroizing::new(token.to_owned()))
 }
 
 impl Common {
     fn caller(&self, timeout: Duration) -> Result<Caller, Usage> {
         let read = |flag: &str, file: &Path| {
-            fs::read(file).map_err(|error| Usage(format!("{flag} {}: {error}", file.display())))
+            let bytes = fs::read(file).map(Zeroizing::new);
+            bytes.map_err(|error| Usage(format!("{flag} {}: {error}", file.display())))
         };
         if http::HeaderValue::try_from(&self.client_id).is_err() {
             return Err(Usage("--client-id: has a character that no header can carry".to_owned()));

@@ -153,7 +153,7 @@ impl Signature {
                 Capture::parse(&bytes)
                     .map_err(|wrong| Usage(format!("--request {} {wrong}", file.display())))?
             }
-            None => self.from_parts()?,
+            None => self.parts()?,
         };
         for header in &self.header {
             let (name, value) = header.split_once(':').ok_or_else(|| {
@@ -169,7 +169,7 @@ impl Signature {
         Ok(capture)
     }
 
-    fn from_parts(&self) -> Result<Capture> {
+    fn parts(&self) -> Result<Capture> {
         let path = self.path.clone();
         let path = path.ok_or_else(|| Usage("without --request, --path is due".to_owned()))?;
         ensure!(
@@ -253,7 +253,7 @@ fn of_settings(settings: &Settings, now: Timestamp) -> Result<Known> {
                 ended: false,
             }),
             Err(error) => {
-                known.notes.push(format!("our own key {} was not tried: {error}", key.version))
+                known.notes.push(format!("our own key {} was not tried: {error}", key.version));
             }
         }
     }

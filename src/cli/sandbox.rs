@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use http::Uri;
+use zeroize::Zeroizing;
 
 use super::{Failure, Usage, exchange::Caller, serve};
 use crate::{
@@ -158,7 +159,8 @@ impl Sandbox {
 
     fn caller(&self) -> anyhow::Result<Caller> {
         let read = |name: String| {
-            fs::read(self.dir.join(&name)).with_context(|| format!("cannot read {name}"))
+            let bytes = fs::read(self.dir.join(&name)).map(Zeroizing::new);
+            bytes.with_context(|| format!("cannot read {name}"))
         };
         Ok(Caller {
             client_id: CLIENT_ID.to_owned(),

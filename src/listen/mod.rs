@@ -20,7 +20,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -45,7 +44,7 @@ use tower::Service;
 use self::{
     body::Sent,
     conversation::{Conversation, Stream},
-    streams::{Call, Streams},
+    streams::{Answers, Call, Streams},
 };
 pub use self::{
     body::{Bodies, Patient, ReceiveError, Received},
@@ -117,10 +116,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Most that waits on one HTTP/2 stream for the peer to open its window, in bytes, one frame apart. Beyond, the answer is
 /// not asked for its next piece.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Most streams of one HTTP/2 connection that the peer took back before we looked at them; more close it.
-const RESETS_UNSEEN: usize = 64;
+/// Most streams of one HTTP/2 connection that the peer took back before we looked at them; more close it. An honest one
+/// may give up all that it has open while we stand still.
+const RESETS_UNSEEN: usize = 1_024;
 /// Most streams of one HTTP/2 connection that we reset for the peer's errors; more close it.
 const RESETS_OURS: usize = 256;
+/// Most answers, or pieces of them, that wait on HTTP/2 for their peers to take them, and of one source. Each costs some
+/// 7 KB with its stream; the connection of one that is too many ends. Whoever reads has a few at once.
+const ANSWERS_MAX: usize = 32_768;
+const ANSWERS_PER_SOURCE: usize = 8_192;
 /// What the kernel keeps of answers that a peer does not take, in bytes, of each connection: the largest message. By
 /// itself it would keep megabytes.
 const KERNEL_SEND_BUFFER: u32 = 256 * 1024;
@@ -183,32 +187,48 @@ impl Front {
     {
         // not shared with the connections: it closes when this loop ends, so that newcomers are refused and go elsewhere
         let Self { listener, tls, protocol, bounds, connections: budget, bodies } = self;
-        let speaker = Arc::new(Speaker { tls, protocol, bounds, bodies });
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = stop.now.cancelled() => {
-                    // those whose connect has succeeded are served: closing the listener would reset them
-                    let mut nobody_waits = Context::from_waker(Waker::noop());
-                    match listener.poll_accept(&mut nobody_waits) {
-                        Poll::Ready(Ok(accepted)) => Ok(accepted),
-                        Poll::Ready(Err(_)) | Poll::Pending => break,
-                    }
-                }
-            };
-            let (socket, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    pause_after(&error).await;
-                    continue;
-                }
-            };
+        let speaker = Arc::new(Speaker {
+            tls,
+            protocol,
+            bounds,
+            bodies,
+            answers: Budget::new(ANSWERS_MAX, ANSWERS_PER_SOURCE),
+        });
+        let leave = CancellationToken::new();
+        let take = |socket: TcpStream, peer: SocketAddr| {
             // over the cap: closed at once, because even a refusal would cost a handshake
-            let Some(share) = budget.take(peer.ip().into(), 1) else { continue };
-            let (speaker, service, stop) = (Arc::clone(&speaker), service.clone(), stop.clone());
+            let Some(share) = budget.take(peer.ip().into(), 1) else { return };
+            let (speaker, service) = (Arc::clone(&speaker), service.clone());
+            let stop = Stop { soon: stop.soon.clone(), now: leave.clone() };
             connections
                 .spawn(async move { speaker.connection(socket, peer, share, service, stop).await });
+        };
+        // who waits for the connections waits for those still to be taken
+        let accepting = connections.token();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.now.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => take(socket, peer),
+                Err(error) => pause_after(&error).await,
+            }
         }
+        // Those whose connect has succeeded are served: closing the listener would reset them. The kernel itself is
+        // asked, because the runtime may not have heard of them yet.
+        if let Ok(listener) = listener.into_std() {
+            while let Ok((socket, peer)) = listener.accept() {
+                if socket.set_nonblocking(true).is_ok()
+                    && let Ok(socket) = TcpStream::from_std(socket)
+                {
+                    take(socket, peer);
+                }
+            }
+        }
+        // only now: whoever is told to leave must not find the port still open
+        leave.cancel();
+        drop(accepting);
     }
 }
 
@@ -218,6 +238,8 @@ struct Speaker {
     protocol: Protocol,
     bounds: Bounds,
     bodies: Option<Bodies>,
+    /// Room for answers that are not taken.
+    answers: Arc<Budget>,
 }
 
 impl Speaker {
@@ -291,7 +313,10 @@ impl Speaker {
         let watched = protocol == Protocol::Http1;
         let stream = TokioIo::new(Stream::new(io, Arc::clone(&conversation), watched));
         let cut = CancellationToken::new();
-        let streams = (!watched).then(|| Streams::new(cut.clone()));
+        let streams = (!watched).then(|| {
+            let room = Arc::clone(&self.answers);
+            Streams::new(Answers { room, source: peer.ip().into() }, cut.clone())
+        });
         let exchange = Exchange {
             peer,
             identity,

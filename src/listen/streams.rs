@@ -15,6 +15,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::layer::budget::{Budget, Share, Source};
+
 /// How many requests a peer may take back in one go. Two hundred callers that all give up at once are honest.
 const RESETS_BURST: usize = 1_000;
 /// How many more a second; and as many as were answered. Whoever takes back more lets us work for nothing.
@@ -33,7 +35,15 @@ pub(super) struct Streams {
     due: [AtomicUsize; 2],
     look: AtomicUsize,
     resets: Mutex<Resets>,
+    answers: Answers,
     cut: CancellationToken,
+}
+
+/// Room for answers that are not taken, and who asks for it.
+#[derive(Clone, Debug)]
+pub(super) struct Answers {
+    pub(super) room: Arc<Budget>,
+    pub(super) source: Source,
 }
 
 #[derive(Debug)]
@@ -44,7 +54,7 @@ struct Resets {
 
 impl Streams {
     /// None yet. `cut` ends the connection.
-    pub(super) fn new(cut: CancellationToken) -> Arc<Self> {
+    pub(super) fn new(answers: Answers, cut: CancellationToken) -> Arc<Self> {
         let resets = Mutex::new(Resets { left: RESETS_BURST, since: Instant::now() });
         Arc::new(Self {
             open: AtomicUsize::default(),
@@ -53,6 +63,7 @@ impl Streams {
             due: Default::default(),
             look: AtomicUsize::default(),
             resets,
+            answers,
             cut,
         })
     }
@@ -64,13 +75,18 @@ impl Streams {
         Open(Arc::clone(self))
     }
 
-    /// From now on something waits for the peer to take it.
+    /// From now on something waits for the peer to take it. Without room for more of its source, the connection ends.
     pub(super) fn due(self: &Arc<Self>) -> Due {
+        let share = self.answers.room.take(self.answers.source, 1);
+        if share.is_none() && !self.cut.is_cancelled() {
+            tracing::debug!("too many answers are not taken");
+            self.cut.cancel();
+        }
         let look = self.look.load(Ordering::Acquire) % 2;
         if let Some(due) = self.due.get(look) {
             due.fetch_add(1, Ordering::AcqRel);
         }
-        Due { streams: Arc::clone(self), look }
+        Due { streams: Arc::clone(self), look, _share: share }
     }
 
     /// A request was answered.
@@ -162,22 +178,30 @@ impl Drop for Open {
 pub(super) struct Due {
     streams: Arc<Streams>,
     look: usize,
+    _share: Option<Share>,
 }
 
 impl Due {
     /// The peer took some of it.
     pub(super) fn renew(&mut self) {
-        if self.look != self.streams.look.load(Ordering::Acquire) % 2 {
-            *self = self.streams.due();
+        let now = self.streams.look.load(Ordering::Acquire) % 2;
+        if self.look != now {
+            self.count(|due| due.fetch_sub(1, Ordering::AcqRel));
+            self.look = now;
+            self.count(|due| due.fetch_add(1, Ordering::AcqRel));
+        }
+    }
+
+    fn count(&self, change: impl FnOnce(&AtomicUsize) -> usize) {
+        if let Some(due) = self.streams.due.get(self.look) {
+            change(due);
         }
     }
 }
 
 impl Drop for Due {
     fn drop(&mut self) {
-        if let Some(due) = self.streams.due.get(self.look) {
-            due.fetch_sub(1, Ordering::AcqRel);
-        }
+        self.count(|due| due.fetch_sub(1, Ordering::AcqRel));
     }
 }
 
@@ -214,7 +238,9 @@ mod tests {
 
     fn streams() -> (Arc<Streams>, CancellationToken) {
         let cut = CancellationToken::new();
-        (Streams::new(cut.clone()), cut)
+        let source = Source::from(std::net::IpAddr::from([127, 0, 0, 1]));
+        let answers = Answers { room: Budget::new(2, 2), source };
+        (Streams::new(answers, cut.clone()), cut)
     }
 
     #[tokio::test]
@@ -263,5 +289,15 @@ mod tests {
         assert!(time::timeout(4 * moment, streams.parted(moment)).await.is_err());
         drop(open);
         streams.parted(moment).await;
+    }
+
+    #[tokio::test]
+    async fn answers_that_find_no_room_cut_the_connection() {
+        let (streams, cut) = streams();
+        let _waiting = [streams.due(), streams.due()];
+        drop(streams.open());
+        assert!(!cut.is_cancelled());
+        drop(streams.due());
+        assert!(cut.is_cancelled());
     }
 }

@@ -17,15 +17,12 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::runtime::Runtime;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, transport::Channel};
 
 use crate::harness::{
     PATIENCE, eventually,
     grpc::{
-        Payment,
+        Payment, endpoint,
         wire::{
             self, CancelPaymentResponse, RecordPaymentAnswer, ResultCode,
             cancel_service_client::CancelServiceClient,
@@ -83,7 +80,7 @@ impl Heard {
 
 /// A connection of its own.
 fn channel(address: SocketAddr) -> Channel {
-    Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy()
+    endpoint(address).connect_lazy()
 }
 
 fn code(response: &CancelPaymentResponse) -> ResultCode {

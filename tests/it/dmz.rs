@@ -379,7 +379,9 @@ fn what_a_core_refuses_is_passed_on_and_asked_of_no_other() {
     ] {
         let calls = || fakes.iter().map(|fake| fake.calls().len()).sum::<usize>();
         let before = calls();
-        fakes.iter().for_each(|fake| fake.answer(answer.clone()));
+        for fake in &fakes {
+            fake.answer(answer.clone());
+        }
         assert_eq!(cancel(&bridge).0, code, "{answer:?}");
         assert_eq!(calls(), before + 1, "{answer:?}");
     }
@@ -426,11 +428,11 @@ fn a_core_that_does_not_answer_leaves_time_for_another() {
 
 #[test]
 fn trouble_of_all_cores_is_not_multiplied() {
+    const CALLS: u64 = 400;
     let unavailable = || FakeCore::new(Answer::Refuse(Status::unavailable("no store")));
     let (one, two) = (unavailable(), unavailable());
     let bridge = before(&[&one, &two], &[]);
     let mut connection = bridge.json().connect();
-    const CALLS: u64 = 400;
     for _ in 0..CALLS {
         request(&bridge).send_on(&mut connection).expect(UNKNOWN);
     }

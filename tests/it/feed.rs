@@ -10,7 +10,7 @@ use tonic_types::StatusExt as _;
 
 use crate::harness::{
     eventually,
-    grpc::{Followed, Grant, Grpc, Payment, wire},
+    grpc::{Followed, Grant, Grpc, Payment, endpoint, wire},
     json::Connection,
     postgres,
     service::{Options, Service, Store, run},
@@ -494,8 +494,7 @@ fn who_never_reads_costs_bounded_memory_and_holds_up_nobody() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let streams: Vec<_> = (0..SILENT)
         .map(|number| {
-            let uri = format!("http://{}", service.ports().grpc);
-            let endpoint = tonic::transport::Endpoint::from_shared(uri).unwrap();
+            let endpoint = endpoint(service.ports().grpc);
             let channel = runtime.block_on(endpoint.initial_stream_window_size(65_535).connect());
             let mut client = wire::feed_service_client::FeedServiceClient::new(channel.unwrap());
             let consumer = format!("silent-{number}");
@@ -597,8 +596,9 @@ fn metrics_tell_what_people_have_to_look_at() {
 /// `feed …` against a service; what it printed.
 #[track_caller]
 fn told(service: &Service, arguments: &[&str]) -> String {
-    let url = format!("http://{}", service.ports().grpc);
-    let output = run(&[&["feed"], arguments, &["--url", &url]].concat());
+    let to = service.grpc_arguments();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let output = run(&[&["feed"], arguments, &to[..]].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {errors}");
     String::from_utf8(output.stdout).expect("UTF-8")
@@ -646,12 +646,13 @@ fn people_see_the_feed_and_look_after_its_consumers() {
     let consumers = told(&service, &["consumers", "--json"]);
     assert_eq!(consumers.lines().count(), 1, "{consumers}");
 
-    let url = format!("http://{}", service.ports().grpc);
-    let failed = run(&["feed", "lag", "--consumer", "me", "--url", &url]);
+    let to = service.grpc_arguments();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let failed = run(&[&["feed", "lag", "--consumer", "me"], &to[..]].concat());
     let errors = String::from_utf8_lossy(&failed.stderr);
     assert_eq!(failed.status.code(), Some(1));
     assert!(errors.contains("UNKNOWN_CONSUMER"), "{errors}");
-    let wrong = run(&["feed", "tail", "--consumer", "me", "--from", "3", "--url", &url]);
+    let wrong = run(&[&["feed", "tail", "--consumer", "me", "--from", "3"], &to[..]].concat());
     assert_eq!(wrong.status.code(), Some(2));
 }
 

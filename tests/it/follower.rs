@@ -14,17 +14,17 @@ use std::{
 };
 
 use tokio::{runtime::Runtime, task::JoinHandle, time::timeout};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     harness::{
         eventually,
-        grpc::wire::{
-            AcknowledgeRequest, CancellationEvent, EventKind, GetLagRequest, PartitionPosition,
-            SubscribeRequest, feed_service_client::FeedServiceClient,
+        grpc::{
+            endpoint,
+            wire::{
+                AcknowledgeRequest, CancellationEvent, EventKind, GetLagRequest, PartitionPosition,
+                SubscribeRequest, feed_service_client::FeedServiceClient,
+            },
         },
         unique,
     },
@@ -92,7 +92,7 @@ impl Follower {
         });
         let took = begun.elapsed();
         eventually("all of the feed is acknowledged", || {
-            let endpoint = Endpoint::from_shared(format!("http://{}", at(0))).expect("an address");
+            let endpoint = endpoint(at(0));
             let lag = runtime.block_on(async {
                 let mut client = FeedServiceClient::new(endpoint.connect_lazy());
                 client.get_lag(GetLagRequest { consumer: consumer.clone() }).await
@@ -119,8 +119,7 @@ async fn follow(consumer: String, notes: Arc<Notes>, replicas: usize, at: At) {
         if notes.stop.load(Ordering::SeqCst) {
             return;
         }
-        let endpoint = Endpoint::from_shared(format!("http://{}", at(nth % replicas)));
-        let endpoint = endpoint.expect("an address").connect_timeout(Duration::from_secs(1));
+        let endpoint = endpoint(at(nth % replicas)).connect_timeout(Duration::from_secs(1));
         if let Err(status) = stream(&notes, &mut place, endpoint.connect_lazy()).await {
             let never = [
                 Code::FailedPrecondition, // of another store, of another epoch

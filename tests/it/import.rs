@@ -577,8 +577,9 @@ fn a_token_of_the_file_is_in_no_output_and_in_no_other_file() {
     ]
     .join("\n");
     fs::write(&file, text).unwrap();
-    let url = format!("http://{}", service.ports().grpc);
-    let output = ended_with(&import("tokens", &file, &["--url", &url]), 1);
+    let to = service.grpc_arguments();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let output = ended_with(&import("tokens", &file, &to), 1);
     assert!(
         output.contains(
             "tokens: 5 lines, 2 taken, 0 already there, 0 kept as known here, 3 rejected"
@@ -638,10 +639,11 @@ fn a_wallet_moves_in_beside_live_traffic_without_one_wrong_answer() {
     }
     fs::write(&tokens, text).unwrap();
 
-    let url = format!("http://{}", service.ports().grpc);
+    let to = service.grpc_arguments();
     let arguments = |what: &'static str, file: &Path| {
         let file = file.to_str().unwrap().to_owned();
-        let mut command = command(&["import", what, &file, "--url", &url]);
+        let mut command = command(&["import", what, &file]);
+        command.args(&to);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     };

@@ -382,9 +382,10 @@ fn every_row_of_a_reconciled_authorization() {
 
 /// The events as a consumer keeps them, with what its executor did.
 fn follow(service: &Service, returned: &[&Payment]) -> Vec<String> {
-    let url = format!("http://{}", service.ports().grpc);
+    let to = service.grpc_arguments();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
     let words = ["feed", "tail", "--consumer", "audit", "--from", "start", "--json", "--once"];
-    let output = run(&[&words[..], &["--url", &url]].concat());
+    let output = run(&[&words[..], &to].concat());
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
     let add = |line: &str| {
         let mut event: Value = serde_json::from_str(line).expect(line);

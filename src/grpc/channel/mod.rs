@@ -18,7 +18,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -92,6 +92,8 @@ pub struct Channel {
 struct Shared {
     tls: watch::Sender<Option<Tls>>,
     members: ArcSwap<Vec<Arc<Member>>>,
+    /// Who is first among equals.
+    turn: AtomicUsize,
     /// Told when a core becomes healthy.
     healthy: Notify,
     retries: TpsBudget,
@@ -124,11 +126,12 @@ impl Channel {
         let shared = Arc::new(Shared {
             tls: watch::Sender::new(tls),
             members: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
             healthy: Notify::new(),
             retries: TpsBudget::new(RETRIES_WINDOW, RETRIES_PER_SECOND, RETRIES_SHARE),
             counters: Counters::default(),
         });
-        let keeping = tokio::spawn(resolve::keep(places, Arc::clone(&shared)));
+        let keeping = tokio::spawn(resolve::keep(places, resolve::ask, Arc::clone(&shared)));
         Ok(Self { shared, _tasks: Arc::new(EndWithUs(keeping.abort_handle())) })
     }
 
@@ -220,12 +223,14 @@ fn may_pass(status: &Status) -> bool {
 }
 
 impl Shared {
-    /// The core with the fewest calls in flight, of those not asked yet. One that fails again and again is passed over
-    /// as long as there is another.
+    /// The core with the fewest calls in flight, of those not asked yet; equals take turns. One that fails again and
+    /// again is passed over as long as there is another.
     fn pick(&self, asked: &[Arc<Member>]) -> Option<(Arc<Member>, Connection)> {
         let members = self.members.load();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(members.len())?;
+        let (later, now) = members.split_at(turn);
         let unasked = |member: &&Arc<Member>| !asked.iter().any(|other| Arc::ptr_eq(other, member));
-        let healthy = members.iter().filter(unasked).filter_map(|member| {
+        let healthy = now.iter().chain(later).filter(unasked).filter_map(|member| {
             let connection = member.connection()?;
             Some(((member.is_passed_over(), member.in_flight()), member, connection))
         });

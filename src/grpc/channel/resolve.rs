@@ -2,12 +2,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{net, task::JoinSet, time};
+use tokio::{
+    net,
+    task::{AbortHandle, JoinSet},
+    time,
+};
 
 use super::{Place, Shared, member::Member};
 
@@ -18,24 +23,53 @@ const SOON: Duration = Duration::from_secs(1);
 /// For one name.
 const LOOKUP_WAIT: Duration = Duration::from_secs(2);
 
-/// Keeps the members what the places say, for ever. Their tasks end with this one.
-pub(super) async fn keep(places: Vec<Place>, shared: Arc<Shared>) {
-    let mut tasks = JoinSet::new();
-    let mut running = HashMap::new();
-    // what a name last said; when it says nothing, that stays
-    let mut said: Vec<(Place, Vec<SocketAddr>)> =
-        places.into_iter().map(|place| (place, Vec::new())).collect();
-    loop {
-        for (place, addresses) in &mut said {
-            if let Some(found) = look_up(place).await {
-                *addresses = found;
+/// A place, and what its name last said; when it says nothing, that stays.
+struct Said {
+    place: Place,
+    addresses: Vec<SocketAddr>,
+    /// Whether its silence was told.
+    told: bool,
+}
+
+impl Said {
+    fn note(&mut self, found: io::Result<Vec<SocketAddr>>) {
+        let some = |found: Vec<SocketAddr>| {
+            if found.is_empty() { Err(io::Error::other("it has no address")) } else { Ok(found) }
+        };
+        let found = found.and_then(some);
+        match found {
+            Ok(found) => (self.addresses, self.told) = (found, false),
+            Err(error) if !self.told => {
+                let host = &self.place.host;
+                tracing::warn!(host, %error, "the core's name is not answered; what it last said stays");
+                self.told = true;
             }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Keeps the members what the places say, for ever. Their tasks end with this one.
+pub(super) async fn keep<F>(
+    places: Vec<Place>,
+    ask: impl Fn(Place) -> F + Send,
+    shared: Arc<Shared>,
+) where
+    F: Future<Output = io::Result<Vec<SocketAddr>>> + Send,
+{
+    let mut tasks = JoinSet::new();
+    let mut running: HashMap<SocketAddr, (Arc<Member>, AbortHandle)> = HashMap::new();
+    let begun = |place| Said { place, addresses: Vec::new(), told: false };
+    let mut said: Vec<Said> = places.into_iter().map(begun).collect();
+    loop {
+        for said in &mut said {
+            said.note(ask(said.place.clone()).await);
         }
         let wanted: BTreeMap<SocketAddr, &Place> = said
             .iter()
-            .flat_map(|(place, addresses)| addresses.iter().map(move |address| (*address, place)))
+            .flat_map(|said| said.addresses.iter().map(|address| (*address, &said.place)))
             .collect();
-        running.retain(|address, (member, task): &mut (Arc<Member>, tokio::task::AbortHandle)| {
+        running.retain(|address, (member, task)| {
             let stays = wanted.contains_key(address);
             if !stays {
                 tracing::info!(core = ?member, "a core is not there any more");
@@ -60,19 +94,71 @@ pub(super) async fn keep(places: Vec<Place>, shared: Arc<Shared>) {
     }
 }
 
-async fn look_up(place: &Place) -> Option<Vec<SocketAddr>> {
-    let Place { host, port } = place;
-    let looking = net::lookup_host((host.as_str(), *port));
-    let found = match time::timeout(LOOKUP_WAIT, looking).await {
-        Ok(Ok(found)) => found.collect::<Vec<_>>(),
-        Ok(Err(error)) => {
-            tracing::warn!(host, %error, "the core's name has no address");
-            return None;
-        }
-        Err(_) => {
-            tracing::warn!(host, "the core's name was not answered in time");
-            return None;
-        }
-    };
-    (!found.is_empty()).then_some(found)
+/// Every address of a place now.
+pub(super) async fn ask(place: Place) -> io::Result<Vec<SocketAddr>> {
+    let Place { host, port } = &place;
+    let found = time::timeout(LOOKUP_WAIT, net::lookup_host((host.as_str(), *port))).await;
+    Ok(found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::grpc::channel::Channel;
+
+    #[test]
+    fn members_are_what_the_name_says_and_stay_when_it_says_nothing() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let channel = Channel::start(Vec::new(), None).unwrap();
+            let shared = Arc::clone(&channel.shared);
+            drop(channel);
+            let (asked, at) = (Arc::new(AtomicUsize::new(0)), |last| {
+                // nobody listens there
+                SocketAddr::from(([127, 0, 0, last], 1))
+            });
+            let ask = {
+                let asked = Arc::clone(&asked);
+                move |_| {
+                    let count = asked.fetch_add(1, Ordering::SeqCst);
+                    async move {
+                        match count {
+                            0 => Err(io::Error::other("no DNS yet")),
+                            1 => Ok(vec![at(1), at(2)]),
+                            2 => Ok(vec![]),
+                            3 => Err(io::Error::other("DNS is down")),
+                            _ => Ok(vec![at(2), at(3)]),
+                        }
+                    }
+                }
+            };
+            let place = Place { host: "core".to_owned(), port: 1 };
+            let keeping = tokio::spawn(keep(vec![place], ask, Arc::clone(&shared)));
+            let members = || {
+                let mut names: Vec<_> =
+                    shared.members.load().iter().map(|member| format!("{member:?}")).collect();
+                names.sort();
+                (asked.load(Ordering::SeqCst), names)
+            };
+            let core = |last: u8| format!("core:1 at 127.0.0.{last}:1");
+            for (asked, expected) in [
+                (1, vec![]),
+                (2, vec![core(1), core(2)]),
+                (3, vec![core(1), core(2)]),
+                (4, vec![core(1), core(2)]),
+                (5, vec![core(2), core(3)]),
+            ] {
+                let seen = async {
+                    while members().0 < asked {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                time::timeout(Duration::from_secs(20), seen).await.expect("asked again");
+                assert_eq!(members(), (asked, expected));
+            }
+            keeping.abort();
+        });
+    }
 }

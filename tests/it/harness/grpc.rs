@@ -16,11 +16,25 @@ pub mod wire {
     tonic::include_proto!("alipayplus.cancel.v1");
 }
 
+use super::pair;
 use wire::{
     cancel_service_client::CancelServiceClient, feed_service_client::FeedServiceClient,
     payment_service_client::PaymentServiceClient, record_payment_request::Fact,
     token_service_client::TokenServiceClient,
 };
+
+/// Where the usual service is called: by TLS if it is a pair.
+pub fn endpoint(address: SocketAddr) -> Endpoint {
+    if pair::is_usual() {
+        return endpoint_by_tls(address);
+    }
+    Endpoint::from_shared(format!("http://{address}")).expect("an address")
+}
+
+fn endpoint_by_tls(address: SocketAddr) -> Endpoint {
+    let endpoint = Endpoint::from_shared(format!("https://{address}")).expect("an address");
+    endpoint.tls_config(pair::wallet_tls()).expect("TLS")
+}
 
 /// A connection, with a runtime of its own, so that tests are plain functions.
 pub struct Grpc {
@@ -66,20 +80,18 @@ calls! {
 }
 
 impl Grpc {
+    /// As the usual service is called.
     pub fn new(address: SocketAddr) -> Self {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        Self::over(runtime, &endpoint)
+        Self::over(&endpoint(address))
     }
 
     /// With the certificate of the wallet's services.
     pub fn by_tls(address: SocketAddr) -> Self {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let endpoint = Endpoint::from_shared(format!("https://{address}")).expect("an address");
-        Self::over(runtime, &endpoint.tls_config(super::pair::wallet_tls()).expect("TLS"))
+        Self::over(&endpoint_by_tls(address))
     }
 
-    fn over(runtime: Runtime, endpoint: &Endpoint) -> Self {
+    fn over(endpoint: &Endpoint) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let channel = runtime.block_on(async { endpoint.connect_lazy() });
         Self { runtime, channel }
     }

@@ -117,7 +117,8 @@ impl H2 {
 
     /// Over TLS.
     pub fn tls(address: SocketAddr, root: &[u8], settings: &[(u16, u32)]) -> Self {
-        Self::begin(Box::new(tls(address, root, &[b"h2"]).expect("a handshake")), settings)
+        let tls = tls(socket(address), root, &[b"h2"]);
+        Self::begin(Box::new(tls.expect("a handshake")), settings)
     }
 
     fn begin(wire: Box<dyn Wire>, settings: &[(u16, u32)]) -> Self {
@@ -129,6 +130,16 @@ impl H2 {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         h2.send(&[&preface[..], &frame(SETTINGS, 0, 0, &settings)].concat());
         h2
+    }
+
+    /// Takes the peer's settings, so that its windows are as wide as it says.
+    pub fn settle(&mut self) {
+        while let Some(next) = self.next() {
+            if next.kind == SETTINGS && next.flags & ACK == 0 {
+                self.send(&frame(SETTINGS, ACK, 0, &[]));
+                return;
+            }
+        }
     }
 
     /// Sends bytes; false once the peer has closed, or takes nothing more.
@@ -192,9 +203,9 @@ pub fn socket(address: SocketAddr) -> TcpStream {
     socket
 }
 
-/// TLS to a service with that self-signed certificate.
+/// TLS over a socket to a service with that self-signed certificate.
 pub fn tls(
-    address: SocketAddr,
+    socket: TcpStream,
     root: &[u8],
     protocols: &[&[u8]],
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
@@ -206,7 +217,7 @@ pub fn tls(
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from("wallet.example").unwrap();
     let client = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = StreamOwned::new(client, socket(address));
+    let mut stream = StreamOwned::new(client, socket);
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }

@@ -95,11 +95,27 @@ pub fn bridge_settings(dir: &Path, name: &str, cores: &str) -> Vec<String> {
     ]
 }
 
+/// The certificate and the key of the wallet's services.
+fn wallet() -> &'static (String, String) {
+    static IDENTITY: OnceLock<(String, String)> = OnceLock::new();
+    IDENTITY.get_or_init(|| Authority::shared().issue(&[WALLET]))
+}
+
+/// The same as files for a command: `--ca-file` and so on.
+pub fn wallet_arguments(dir: &Path) -> Vec<String> {
+    let (certificate, key) = wallet();
+    let texts = [("ca", &Authority::shared().ca_pem), ("cert", certificate), ("key", key)];
+    let file = |(name, pem): (&str, &String)| {
+        let file = dir.join(format!("pair-wallet.{name}"));
+        fs::write(&file, pem).expect("a writable folder");
+        [format!("--{name}-file"), file.display().to_string()]
+    };
+    texts.into_iter().flat_map(file).collect()
+}
+
 /// The wallet's services before the core of a pair.
 pub fn wallet_tls() -> ClientTlsConfig {
-    static IDENTITY: OnceLock<(String, String)> = OnceLock::new();
-    let authority = Authority::shared();
-    let (certificate, key) = IDENTITY.get_or_init(|| authority.issue(&[WALLET]));
+    let (authority, (certificate, key)) = (Authority::shared(), wallet());
     ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(&authority.ca_pem))
         .identity(Identity::from_pem(certificate, key))

@@ -477,11 +477,18 @@ impl Service {
         Json::new(self.ports.bridge, OTHER_CLIENT, "other-1", vectors::other())
     }
 
+    /// What a command needs to call the gRPC front: `--url`, and certificates before a pair.
+    pub fn grpc_arguments(&self) -> Vec<String> {
+        let at = self.ports.grpc;
+        if self.front.is_none() {
+            return vec!["--url".to_owned(), format!("http://{at}")];
+        }
+        let url = ["--url".to_owned(), format!("https://{at}")];
+        url.into_iter().chain(pair::wallet_arguments(self.dir())).collect()
+    }
+
     /// The wallet's own services before the gRPC front.
     pub fn grpc(&self) -> Grpc {
-        if self.front.is_some() {
-            return Grpc::by_tls(self.ports.grpc);
-        }
         Grpc::new(self.ports.grpc)
     }
 }
