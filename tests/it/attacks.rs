@@ -134,7 +134,10 @@ impl Siege {
                 answer.assert_signed();
             })
         });
-        self.grpc.cancel_payment(Payment::new().cancel()).expect("S");
+        // its connection may have been closed while nobody looked: whoever calls anew has another one
+        eventually("an honest caller is answered", || {
+            self.grpc.cancel_payment(Payment::new().cancel()).ok()
+        });
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         let memory = self.memory();
         assert!(memory < MEMORY_MAX, "{memory} KB");
