@@ -367,7 +367,8 @@ fn handshakes_that_never_end_and_what_is_no_handshake() {
     let siege = Siege::begin(&[], true);
     // a TLS record that announces more than comes
     let hello = [&[0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3][..], &[7; 100]].concat();
-    let begins: [&[u8]; 4] = [&hello, b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &[0xff; 20_000]];
+    let noise = vec![0xff; 20_000];
+    let begins: [&[u8]; 4] = [&hello, b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &noise];
     for begin in begins {
         let sockets: Vec<TcpStream> = (0..300)
             .map(|_| {
