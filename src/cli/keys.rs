@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
+mod held;
 mod rehearse;
 mod rotate;
 

@@ -134,7 +134,10 @@ impl Siege {
                 answer.assert_signed();
             })
         });
-        self.grpc.cancel_payment(Payment::new().cancel()).expect("S");
+        // its connection may have been closed while nobody looked: whoever calls anew has another one
+        eventually("an honest caller is answered", || {
+            self.grpc.cancel_payment(Payment::new().cancel()).ok()
+        });
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         let memory = self.memory();
         assert!(memory < MEMORY_MAX, "{memory} KB");
@@ -364,7 +367,8 @@ fn handshakes_that_never_end_and_what_is_no_handshake() {
     let siege = Siege::begin(&[], true);
     // a TLS record that announces more than comes
     let hello = [&[0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3][..], &[7; 100]].concat();
-    let begins: [&[u8]; 4] = [&hello, b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &[0xff; 20_000]];
+    let noise = vec![0xff; 20_000];
+    let begins: [&[u8]; 4] = [&hello, b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &noise];
     for begin in begins {
         let sockets: Vec<TcpStream> = (0..300)
             .map(|_| {
@@ -436,13 +440,15 @@ fn rapid_reset() {
             siege.stands();
             floods.into_iter().map(|flood| flood.join().unwrap()).max().unwrap()
         });
-        assert!(sent < 100, "{front:?}: it closed after {sent},000");
+        assert!(sent < 100, "{front:?}: {sent},000 were taken");
         siege.is_over("rapid reset");
-        // one by one, each seen, so that somebody begins to work for it
+        // One by one, each seen, so that somebody begins to work for it. The bridge refuses these heads before a body is
+        // due, so they are answered, not taken back: it need not close, and has to stand.
+        let most = if matches!(front, Front::Grpc) { 50_000 } else { 5_000 };
         let begun = AtomicBool::new(false);
         let sent = thread::scope(|scope| {
             let flood = scope.spawn(|| {
-                flood(&siege, front, 50_000, |n| {
+                flood(&siege, front, most, |n| {
                     begun.store(true, Ordering::Release);
                     let id = stream(n);
                     let before =
@@ -458,8 +464,8 @@ fn rapid_reset() {
             siege.stands();
             flood.join().unwrap()
         });
-        assert!(sent < 50_000, "{front:?}: it closed after {sent}");
-        println!("{front:?}: resets one by one, closed after {sent}");
+        let closed = sent < most;
+        assert!(closed || !matches!(front, Front::Grpc), "{front:?}: it takes them for ever");
         siege.is_over("slower reset");
     }
 }
