@@ -196,7 +196,7 @@ async fn run(cluster: &Cluster, callers: usize, seconds: Duration, rounds: usize
         HashRing::new(&[[7u8; 32]]).expect("a ring"),
         Arc::new(Policy::default()),
         Arc::new(SystemClock),
-        Limits { queue: 8192, batch: 512 },
+        Limits { queue: 8192, batch: 512, wait: Duration::MAX },
         &telemetry.metrics,
     );
     let plain = Arc::new(Plain::open(&plain_url).await);

@@ -59,7 +59,7 @@ impl Core {
             ring.with_primary(primary),
             Arc::new(settings.policy.clone()),
             Arc::new(SystemClock),
-            engine::Limits { queue: limits.queue, batch: limits.batch },
+            engine::Limits { queue: limits.queue, batch: limits.batch, wait: limits.queue_wait },
             &telemetry.metrics,
         );
         engine.set_tombstones(tombstones);

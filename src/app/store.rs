@@ -143,7 +143,7 @@ impl Tool {
 
     /// An engine over the store, for a tool that sends one command after the other; what it leaves is to be closed.
     pub fn engine(self, settings: &Settings) -> (Engine, Closing) {
-        let limits = engine::Limits { queue: settings.limits.queue, batch: 1 };
+        let limits = engine::Limits { queue: settings.limits.queue, batch: 1, wait: Duration::MAX };
         let policy = Arc::new(settings.policy.clone());
         let store = self.opened.store();
         // nobody follows the feed of a tool

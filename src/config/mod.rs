@@ -417,6 +417,9 @@ section! {
         head_bytes: usize = "65536" where within(8192, 1 << 24);
         /// Commands that wait for a commit; one more is turned away.
         queue: usize = "8192" where within(1, MANY);
+        /// How long a command waits for its commit to begin; one that waited longer is turned away. Well below the
+        /// deadlines, so that what is answered is answered in time.
+        queue_wait: Duration = "3s" where within(MS, HOUR);
         /// Most commands in one commit.
         batch: usize = "512" where within(1, 65_536);
         /// How far `Request-Time` may be from now, either way. Unset: as far as it likes.

@@ -96,6 +96,7 @@ fn two_settings_are_enough_and_the_rest_has_defaults() {
             idle_timeout: Duration::from_secs(75),
             head_bytes: 65_536,
             queue: 8192,
+            queue_wait: Duration::from_secs(3),
             batch: 512,
             request_time_skew: None,
         }

@@ -73,6 +73,8 @@ pub(super) trait AnyEntry: Send {
     fn trace(&self, attempt: &Attempt);
     /// The commit is durable.
     fn answer(self: Box<Self>, metrics: &Metrics);
+    /// It waited too long, and nothing happened.
+    fn turn_away(self: Box<Self>);
     /// There was none, or nobody knows.
     fn fail(self: Box<Self>, error: &Arc<store::Error>);
 }
@@ -133,6 +135,10 @@ impl<C: Command> AnyEntry for Entry<C> {
         }
         // whoever stopped waiting finds the same answer when asking again
         drop(self.answer.send(Ok(answer)));
+    }
+
+    fn turn_away(self: Box<Self>) {
+        drop(self.answer.send(Err(Error::Full)));
     }
 
     fn fail(self: Box<Self>, error: &Arc<store::Error>) {

@@ -62,7 +62,7 @@ use crate::{
 /// Why there is no answer. Whoever gets one does not know whether anything happened, unless a variant says so.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Too many commands wait for a commit. Nothing happened.
+    /// Too many commands wait for a commit, or this one waited too long for it. Nothing happened.
     #[error("queue of commands is full")]
     Full,
     /// The caller's time is over.
@@ -111,6 +111,8 @@ pub struct Limits {
     pub queue: usize,
     /// Commands in one transaction.
     pub batch: usize,
+    /// How long one may wait for its transaction to begin: who waited longer is turned away.
+    pub wait: Duration,
 }
 
 /// How many tombstones each client may leave; who is not in it may leave any number.
@@ -131,6 +133,7 @@ struct Inner {
     queues: Vec<mpsc::UnboundedSender<Waiting>>,
     cancels: Arc<Semaphore>,
     records: Arc<Semaphore>,
+    metrics: Metrics,
 }
 
 impl Engine {
@@ -152,6 +155,7 @@ impl Engine {
             clock: Arc::clone(&clock),
             metrics: metrics.clone(),
             batch_max: limits.batch.max(1),
+            wait_max: limits.wait,
         };
         let (mut queues, mut workers) = (Vec::new(), JoinSet::new());
         for _ in 0..store.lanes().max(1) {
@@ -184,9 +188,10 @@ impl Engine {
         }
         metrics.commits.add(0, &[]);
         metrics.commit_failures.add(0, &[]);
+        let metrics = metrics.clone();
         (
             Self {
-                inner: Arc::new(Inner { store, hashes, clock, queues, cancels, records }),
+                inner: Arc::new(Inner { store, hashes, clock, queues, cancels, records, metrics }),
                 tombstones: Arc::default(),
             },
             tokio::spawn(workers.join_all().map(drop)),
@@ -357,7 +362,10 @@ impl Engine {
         command: C,
         caller: Caller,
     ) -> Result<C::Answer, Error> {
-        let permit = Arc::clone(share).try_acquire_owned().map_err(|_| Error::Full)?;
+        let permit = Arc::clone(share).try_acquire_owned().map_err(|_| {
+            self.inner.metrics.shed.add(1, &[label("front", "core"), label("reason", "queue")]);
+            Error::Full
+        })?;
         let deadline = caller.deadline;
         let (answer, answered) = oneshot::channel();
         // the same partition goes the same lane, so that lanes wait for each other as little as may be
@@ -402,6 +410,7 @@ struct Worker {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     batch_max: usize,
+    wait_max: Duration,
 }
 
 /// How long a transaction may take: a caller who would wait longer must not keep a whole lane on a server that hangs.
@@ -417,12 +426,23 @@ impl Worker {
             let now = Instant::now();
             let deadline = waiting.iter().map(|waiting| waiting.deadline).max().unwrap_or(now);
             let deadline = deadline.min(now + PATIENCE);
-            let (entries, permits): (Vec<_>, Vec<OwnedSemaphorePermit>) = waiting
-                .drain(..)
+            let (mut entries, mut permits) = (Vec::new(), Vec::<OwnedSemaphorePermit>::new());
+            for Waiting { entry, deadline, permit } in waiting.drain(..) {
                 // whoever stopped waiting was told "unknown"; leaving it out keeps a backlog from growing
-                .filter(|waiting| waiting.deadline > now)
-                .map(|waiting| (waiting.entry, waiting.permit))
-                .unzip();
+                if deadline <= now {
+                    continue;
+                }
+                // nor does it help to answer everybody just in time, and the next of them too late
+                if now.saturating_duration_since(entry.queued()) > self.wait_max {
+                    self.metrics
+                        .shed
+                        .add(1, &[label("front", "core"), label("reason", "queue_wait")]);
+                    entry.turn_away();
+                    continue;
+                }
+                entries.push(entry);
+                permits.push(permit);
+            }
             self.commit(entries, deadline).await;
             drop(permits);
         }

@@ -249,7 +249,7 @@ struct House {
 
 /// 2026-05-28T12:00:00+08:00.
 const NOON: i64 = 1_779_940_800_000;
-const LIMITS: Limits = Limits { queue: 1024, batch: 64 };
+const LIMITS: Limits = Limits { queue: 1024, batch: 64, wait: Duration::MAX };
 
 impl House {
     async fn open() -> Self {
@@ -453,7 +453,7 @@ async fn of_a_batch_refused_for_its_data_only_the_culprits_fail() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_turns_cancels_away_while_records_still_get_in() {
-    const FEW: Limits = Limits { queue: 4, batch: 64 };
+    const FEW: Limits = Limits { queue: 4, batch: 64, wait: Duration::MAX };
     let house = House::with(FEW).await;
     let gate = Gate::new();
     house.store.fail("first", Fault::Held(Arc::clone(&gate)));
@@ -484,8 +484,32 @@ async fn a_full_queue_turns_cancels_away_while_records_still_get_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waited_too_long_for_a_transaction_is_turned_away_and_nothing_happened() {
+    const HASTY: Limits = Limits { queue: 64, batch: 64, wait: Duration::from_millis(1) };
+    let house = House::with(HASTY).await;
+    let gate = Gate::new();
+    house.store.fail("first", Fault::Held(Arc::clone(&gate)));
+    // on a machine that is busy enough, even the first one has waited too long
+    let first = loop {
+        let first = house.start_cancel("first");
+        tokio::select! {
+            () = gate.arrival() => break first,
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+    };
+    let late = house.start_cancel("late");
+    house.queued(HASTY, 2).await;
+    tokio::time::sleep(2 * HASTY.wait).await;
+    gate.open();
+    success(&first.await.expect("no panic"));
+    let late = late.await.expect("no panic");
+    assert!(matches!(late, Err(Error::Full)), "{late:?}");
+    assert_eq!(house.kept("late").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_records_leaves_cancels_their_places() {
-    const FEW: Limits = Limits { queue: 2, batch: 64 };
+    const FEW: Limits = Limits { queue: 2, batch: 64, wait: Duration::MAX };
     let house = House::with(FEW).await;
     let gate = Gate::new();
     house.store.fail("first", Fault::Held(Arc::clone(&gate)));
@@ -545,7 +569,7 @@ async fn a_deadline_that_is_over_before_the_call_is_told_as_such_every_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_never_answers_gives_nobody_an_outcome_and_bounds_who_waits() {
-    const FEW: Limits = Limits { queue: 8, batch: 4 };
+    const FEW: Limits = Limits { queue: 8, batch: 4, wait: Duration::MAX };
     let house = House::with(FEW).await;
     house.store.fail("p0", Fault::Silence);
     let ask = |nth| {
@@ -636,7 +660,7 @@ async fn commands_on_one_payment_in_one_batch_see_each_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_never_holds_more_than_it_may() {
-    const NARROW: Limits = Limits { queue: 64, batch: 5 };
+    const NARROW: Limits = Limits { queue: 64, batch: 5, wait: Duration::MAX };
     let house = House::with(NARROW).await;
     let gate = Gate::new();
     house.store.fail("first", Fault::Held(Arc::clone(&gate)));
