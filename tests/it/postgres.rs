@@ -196,6 +196,24 @@ fn a_commit_whose_wait_for_its_standby_was_cancelled_is_unknown() {
 fn waiting_for_nobody(cluster: &Cluster) {
     cluster.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
     cluster.psql("postgres", "SELECT pg_reload_conf()");
+    // another process of the server's hears of it, in its own time
+    let waiting =
+        "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually("a standby is waited for", || {
+        std::thread::scope(|scope| {
+            let write = scope
+                .spawn(|| cluster.psql("postgres", "SELECT pg_logical_emit_message(true, '', '')"));
+            loop {
+                let is_over = write.is_finished();
+                if cluster.psql("postgres", waiting) != "0" {
+                    return Some(());
+                }
+                if is_over {
+                    return None;
+                }
+            }
+        })
+    });
 }
 
 fn wait_until_somebody_waits(cluster: &Cluster) {
