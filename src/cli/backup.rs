@@ -18,7 +18,8 @@ use crate::{config::StoreUrl, store::sqlite::Sqlite};
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  alipayplus-cancel backup --config /etc/alipayplus-cancel.toml --to /backups/state-$(date +%F).db
+  alipayplus-cancel backup --config /etc/alipayplus-cancel.toml \\
+    --to /backups/state-$(date +%F).db
 
 To restore: stop the service, move state.db, state.db-wal, state.db-shm and state.db.anchor away, put the copy in the \
 place of state.db, and see `reconcile --help`.

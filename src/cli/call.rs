@@ -24,8 +24,10 @@ use crate::bridge::keys::{PrivateKey, PublicKey};
 #[command(after_help = "\
 Example, against the sandbox:
   alipayplus-cancel call cancel-payment --url http://127.0.0.1:8080/aps/api \\
-    --client-id SANDBOX_5YC47N2ZQHJ004124 --key .sandbox/alipayplus.private.pem --peer-key .sandbox/wallet.public.pem \\
-    --psp-id 1022172000000000001 --acquirer-id 1022188000000000001 --payment-request-id 20200101234567890132")]
+    --client-id SANDBOX_5YC47N2ZQHJ004124 \\
+    --key .sandbox/alipayplus.private.pem --peer-key .sandbox/wallet.public.pem \\
+    --psp-id 1022172000000000001 --acquirer-id 1022188000000000001 \\
+    --payment-request-id 20200101234567890132")]
 pub struct Call {
     #[command(subcommand)]
     api: Api,

@@ -47,15 +47,17 @@ enum Command {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  alipayplus-cancel doctor signature --request refused.http --config /etc/alipayplus-cancel.toml
+  alipayplus-cancel doctor signature --request refused.http \\
+    --config /etc/alipayplus-cancel.toml
     tries the keys of every client and our own, and the configured path prefixes
   alipayplus-cancel doctor signature --request refused.http --key alipayplus.pem
     tries that key alone
-  alipayplus-cancel doctor signature --response --request answer.http --path /aps/api/v1/payments/cancelPayment \\
-    --key wallet.public.pem
+  alipayplus-cancel doctor signature --response --request answer.http \\
+    --path /aps/api/v1/payments/cancelPayment --key wallet.public.pem
     verifies an answer of ours, for the path that was asked
-  alipayplus-cancel doctor signature --path /aps/api/v1/payments/cancelPayment --body-file body.json \\
-    --header 'Client-Id: …' --header 'Request-Time: …' --header 'Signature: …' --key alipayplus.pem
+  alipayplus-cancel doctor signature --path /aps/api/v1/payments/cancelPayment \\
+    --body-file body.json --header 'Client-Id: …' --header 'Request-Time: …' \\
+    --header 'Signature: …' --key alipayplus.pem
     the same from parts
 
 refused.http is the message as HTTP has it, every byte of the body as it was sent:

@@ -32,7 +32,7 @@ use crate::{
 /// The name of the two files where `--out` names a directory.
 const DEFAULT_NAME: &str = "alipayplus-cancel";
 
-/// Makes, shows and compares RSA keys.
+/// Makes, shows, compares and rotates RSA keys.
 ///
 /// The wallet signs its answers with a private key of its own and registers the public part with Alipay+; Alipay+
 /// signs its requests, and the wallet keeps Alipay+'s public key. Keys are read in any form: PEM (PKCS#8, PKCS#1,
@@ -153,8 +153,8 @@ impl SigningKey {
 /// Exit status: 0 if they do, 1 if they do not, 2 if one of them cannot be read.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Example:\n  alipayplus-cancel keys check --private keys/wallet.private.pem --public \
-    from-the-console.txt\n  tells whether the console holds the key that this wallet signs with"
+    after_help = "Example:\n  alipayplus-cancel keys check --private keys/wallet.private.pem \\\n    \
+    --public from-the-console.txt\n  tells whether the console holds the key that this wallet signs with"
 )]
 struct Check {
     /// File of the private key

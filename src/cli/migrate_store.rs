@@ -22,7 +22,8 @@ use crate::{
 #[command(after_help = "\
 Example:
   alipayplus-cancel migrate-store --config /etc/alipayplus-cancel.toml \\
-    --from sqlite:///var/lib/alipayplus-cancel/state.db --to postgres://cancel@db1:5432,db2:5432/cancel
+    --from sqlite:///var/lib/alipayplus-cancel/state.db \\
+    --to postgres://cancel@db1:5432,db2:5432/cancel
 
 The settings say the rest: tokens.hash_key_files, store.partitions (both stores have the same number), \
 store.password_file for a database's password, which should not stand on a command line.

@@ -28,7 +28,8 @@ Example:
 
 An embedded store (SQLite) is verified while no service runs, or as a copy: make one with `backup` beside the running \
 service, and verify it with
-  ALIPAYPLUS_CANCEL__STORE__URL=sqlite:///backups/state.db alipayplus-cancel verify --config …
+  ALIPAYPLUS_CANCEL__STORE__URL=sqlite:///backups/state.db \\
+    alipayplus-cancel verify --config …
 
 Exit status: 0 nothing is wrong; 1 something is, or the store cannot be read; 2 wrong usage or settings.")]
 pub struct Verify {
