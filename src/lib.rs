@@ -9,7 +9,7 @@
 //! Alipay+ ── signed JSON ──▶ bridge ──▶ grpc::client ── in process ──▶ grpc::server ──▶ engine ──▶ store
 //!                                                                          ▲              │          │
 //! wallet's services ── gRPC ───────────────────────────────────────────────┘              ▼          ▼
-//!                                                                                       domain   SQLite file
+//!                                                                                       domain   SQLite file, PostgreSQL
 //! ```
 //!
 //! A cancelPayment comes in through [`listen`] (accept loop, time-outs), is checked by [`bridge::front`] in the order of
@@ -27,20 +27,20 @@
 //! | room | is | names |
 //! |---|---|---|
 //! | [`domain`] | what every command decides: plain functions, no clock, no I/O, no async | nobody |
-//! | [`store`] | the contract of a store, and SQLite | `domain` |
+//! | [`store`] | the contract of a store, SQLite and PostgreSQL | `domain` |
 //! | [`feed`] | committed events in order, for consumers that follow them | `domain`, `store` |
 //! | [`engine`] | queue → batch → transaction → answer | `domain`, `store`, [`feed::Wake`], [`layer::rate_limit::Bucket`], `telemetry` |
 //! | [`upkeep`] | what people do with a whole store: its history, its walks, its mending | `domain`, `store`, `engine` |
-//! | [`layer`] | what both fronts need around a request, as tower layers: room, rates, deadlines, panics | `domain`, `telemetry` |
+//! | [`layer`] | what both fronts need around a request, as tower layers: room, rates, permissions, deadlines, panics | `domain`, `telemetry` |
 //! | [`listen`] | the accept loop under every front | `layer`, `telemetry`, `tls` |
-//! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `feed`, `engine`, `layer`, [`listen::Identity`], `telemetry` |
+//! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `feed`, `engine`, `layer`, `listen::{Cut, Identity, Patient, Peer}`, `telemetry` |
 //! | [`bridge`] | the signed JSON front, a client of gRPC | `domain`, `layer`, [`grpc::client`], [`listen::Peer`], `telemetry` |
 //! | [`watch_list`] | what people have to look at, for metrics and the log | `domain`, `store`, `telemetry` |
-//! | [`admin`] | probes and metrics | nobody |
+//! | [`admin`] | probes and metrics | `domain`, [`grpc::client`], `telemetry` |
 //! | [`config`] | every setting; the only reader of the environment | `domain` |
 //! | [`tls`] | TLS set-ups | nobody |
 //! | [`telemetry`] | log lines, metrics, traces, and their way to a collector | `domain` |
-//! | [`app`] | the composition root: builds, binds, serves, drains | all but `cli` |
+//! | [`app`] | the composition root: builds, binds, serves, reloads, drains | all but `upkeep`, `cli` |
 //! | [`cli`] | one file per subcommand | all |
 //!
 //! An operation has one name in every ring: search `cancel_payment` and its whole way shows.

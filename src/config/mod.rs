@@ -320,8 +320,8 @@ section! {
         cancel_payment_rate: Option<Quota>;
         /// How many cancelToken beside that. Unset: as many as `rate` allows.
         cancel_token_rate: Option<Quota>;
-        /// How many payments it may cancel that nobody told us of: each leaves a tombstone for ever. Unset: as many as
-        /// its rate allows.
+        /// How many payments and tokens it may cancel that nobody told us of: each leaves a tombstone for ever. Unset: as
+        /// many as its rate allows.
         tombstones: Option<Quota>;
         /// Its public keys; at least one, at most three that have not ended.
         keys: Vec<ClientKey> where client_keys().of_bridges();
@@ -385,7 +385,8 @@ section! {
         /// Proxies in front that add to `X-Forwarded-For` whom they see: the address of a request is that many from the
         /// right. 0: its connection's.
         trusted_proxies: usize = "0" where within(0, 16);
-        /// Replicas that share the rates of clients and callers: each takes its part, rounded up.
+        /// Replicas that share the rates of clients and their APIs, `tombstones` and `grpc.rates`: each takes its part,
+        /// rounded up. With an autoscaler set the least number.
         replicas: NonZeroU32 = "1";
         /// Longest body, in bytes. A legal request can have 240 KB, its `passThroughInfo` being escaped.
         body_bytes: usize = "524288" where within(1024, BYTES);
