@@ -315,8 +315,9 @@ fn call_rates(settings: &Settings) -> Vec<Rule> {
 
 /// How much room the gRPC front has.
 fn call_room(settings: &Settings) -> InFlight {
-    let of_caller = settings.grpc.max_in_flight_per_caller;
-    InFlight { total: settings.grpc.max_in_flight, per_source: of_caller, per_client: of_caller }
+    let (total, of_caller) = (settings.grpc.max_in_flight, settings.grpc.max_in_flight_per_caller);
+    // callers behind one address are told apart by certificate; without one they share
+    InFlight { total, per_source: total, per_client: of_caller }
 }
 
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;

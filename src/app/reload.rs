@@ -213,7 +213,7 @@ fn swap(live: Option<&Arc<ArcSwap<rustls::ServerConfig>>>, tls: Tls) {
 }
 
 /// Settings whose change takes effect without a restart: by the beginning of their names.
-const LIVE: [&str; 14] = [
+const LIVE: [&str; 15] = [
     "bridge.core_tls.",
     "bridge.tls.",
     "clients.",
@@ -227,6 +227,7 @@ const LIVE: [&str; 14] = [
     "limits.replicas",
     "limits.request_time_skew",
     "limits.trusted_proxies",
+    "limits.unproven_per_source.",
     "reload.",
 ];
 

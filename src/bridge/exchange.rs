@@ -19,9 +19,11 @@ use super::{
 };
 use crate::{
     layer::{
-        budget::Source,
+        Refusal,
+        budget::{Share, Source},
         deadline::Timed,
-        overload::Sourced,
+        gate::Gate,
+        overload::{Overload, Sourced},
         rate_limit::{Bucket, Limited},
     },
     listen::Peer,
@@ -46,6 +48,8 @@ pub(super) struct Exchange {
     served: bool,
     proven: AtomicBool,
     body: Mutex<Option<Body>>,
+    /// The room that it takes, until its answer is made.
+    room: Mutex<Option<(Share, Share)>>,
 }
 
 /// A request whose signature verified.
@@ -85,6 +89,7 @@ impl Exchange {
             served: bridge.paths.contains_key(&*target),
             proven: AtomicBool::new(false),
             body: Mutex::new(Some(body)),
+            room: Mutex::default(),
             parts,
             target,
             setup,
@@ -145,6 +150,20 @@ impl Drop for Lent<'_> {
         if let Some(body) = self.body.take() {
             *self.exchange.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
         }
+    }
+}
+
+/// Room for requests, held until the answer is signed: whoever makes us sign much must not do so beside the limit.
+#[derive(Clone)]
+pub(super) struct Room(pub(super) Overload);
+
+impl Gate<Arc<Exchange>> for Room {
+    type Held = ();
+
+    fn enter(&self, exchange: &Arc<Exchange>) -> Result<(), Refusal> {
+        let held = self.0.enter(exchange)?;
+        *exchange.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+        Ok(())
     }
 }
 

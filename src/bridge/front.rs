@@ -9,6 +9,7 @@ use tower::ServiceBuilder;
 use super::{
     checks::ChecksLayer,
     commands::Commands,
+    exchange::Room,
     identity::{Clients, Identity},
     observe::ObserveLayer,
     proof::ProofLayer,
@@ -136,11 +137,11 @@ impl Bridge {
         }
     }
 
-    /// Another setup from now on. What clients took of their rates, they took, as far as the rates are the same; the
-    /// rate of what proves nothing stays.
+    /// Another setup from now on. What was taken of a rate stays taken, as far as the rate is the same.
     pub fn reload(&self, setup: Setup) {
         let limits = setup.limits;
         self.overload.resize(limits.in_flight);
+        self.unproven.reload(limits.unproven);
         self.body_bytes.resize(limits.body_bytes_in_flight, limits.body_bytes_in_flight_per_source);
         let clients = setup.clients.inheriting(&self.setup.load().clients);
         self.setup.store(Arc::new(Setup { clients, ..setup }));
@@ -157,7 +158,7 @@ impl Bridge {
             .layer(CatchPanicLayer)
             .layer(DeadlineLayer)
             // room for it, before anything of it is read
-            .layer(GateLayer(self.overload.clone()))
+            .layer(GateLayer(Room(self.overload.clone())))
             .layer(GateLayer(self.unproven.clone()))
             .layer(GateLayer(Early(self.overload.clone())))
             // path, method, media type

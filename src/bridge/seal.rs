@@ -19,7 +19,7 @@ use tower::{Layer, Service};
 use super::{
     envelope, exchange::Exchange, front::Bridge, observe::Answered, proof::now, reply::Reply,
 };
-use crate::{domain::result::ResultStatus, layer::overload::Sourced as _};
+use crate::domain::result::{ResultCode, ResultStatus};
 
 /// Longest remainder of a refused body that is read away within the answer, so that its connection stays, in bytes: of
 /// what is turned away under load, a connection made anew would cost more than all else.
@@ -72,7 +72,7 @@ where
         Box::pin(async move {
             let Ok(reply) = answering.await;
             if !exchange.is_proven() && reply.code.status() == ResultStatus::F {
-                unproven.count(exchange.source());
+                unproven.count(&exchange);
             }
             let response = respond(&exchange, &reply).await;
             Ok(response.map(Body::from))
@@ -87,17 +87,21 @@ async fn respond(exchange: &Exchange, reply: &Reply) -> Response<Bytes> {
         Some(address) => envelope::sealed(reply, address, now(), &exchange.setup.signatures).await,
         None => (envelope::plain(reply), None),
     };
+    // one that could not be signed was withheld
+    let is_withheld = address.is_some() && cached.is_none();
+    let code = if is_withheld { ResultCode::UnknownException } else { reply.code };
     response.extensions_mut().insert(Answered {
-        code: reply.code,
+        code,
+        proven: exchange.is_proven(),
         api: exchange.api,
         client: exchange.client.as_ref().map(|client| client.id.clone()),
         refusal: reply.refusal,
         cached,
     });
     tracing::debug!(
-        result_code = reply.code.wire(),
+        result_code = code.wire(),
         client_id = exchange.client.as_ref().map(|client| client.id.as_str()),
-        signed = address.is_some(),
+        signed = cached.is_some(),
         "request answered"
     );
     if let Some(unread) = unread.and_then(read_away) {

@@ -118,7 +118,7 @@ section! {
         rates: Vec<CallRate>;
         /// Calls at once.
         max_in_flight: usize = "4096" where within(1, MANY);
-        /// Calls at once of one address, and of one caller at it.
+        /// Calls at once of one caller: whom its certificate names, at one address; without a certificate, the address.
         max_in_flight_per_caller: usize = "2048" where within(1, MANY);
     }
 }

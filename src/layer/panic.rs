@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::{FutureExt as _, future::CatchUnwind};
+use futures_util::{
+    FutureExt as _,
+    future::{CatchUnwind, Either, Ready, ready},
+};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -35,14 +38,20 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Answering<S::Future>;
+    type Future = Either<Ready<Result<S::Response, S::Error>>, Answering<S::Future>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(context)
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        Answering { inner: AssertUnwindSafe(self.0.call(request)).catch_unwind() }
+        // layers inside may decide here already
+        match std::panic::catch_unwind(AssertUnwindSafe(|| self.0.call(request))) {
+            Ok(answering) => {
+                Either::Right(Answering { inner: AssertUnwindSafe(answering).catch_unwind() })
+            }
+            Err(_) => Either::Left(ready(Ok(S::Response::refuse(Refusal::Panicked)))),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use governor::{
@@ -66,9 +66,11 @@ impl Bucket {
         Err(Refusal::OverRate { retry_after })
     }
 
-    /// Whether it is known to be empty, without taking anything.
-    pub fn is_empty(&self) -> bool {
-        self.empty_until().is_some_and(|until| Instant::now() < until)
+    /// For how long it is known to be empty, without taking anything.
+    pub fn empty_for(&self) -> Option<Duration> {
+        let until = *self.empty_until();
+        let left = until?.saturating_duration_since(Instant::now());
+        (left > Duration::ZERO).then_some(left)
     }
 
     fn empty_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -143,15 +145,18 @@ impl<R: Limited> Gate<R> for Early {
     type Held = ();
 
     fn enter(&self, request: &R) -> Result<(), Refusal> {
-        let empty = self.0.is_pressed() && request.buckets().any(Bucket::is_empty);
-        if empty { Err(Refusal::Busy) } else { Ok(()) }
+        if !self.0.is_pressed() {
+            return Ok(());
+        }
+        match request.buckets().find_map(Bucket::empty_for) {
+            Some(retry_after) => Err(Refusal::OverRate { retry_after }),
+            None => Ok(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn rate(per_second: u32, burst: u32) -> Rate {
@@ -162,14 +167,14 @@ mod tests {
     #[test]
     fn a_burst_is_let_in_and_the_next_is_told_when_to_come_back() {
         let bucket = Bucket::new(rate(1, 3));
-        assert!(!bucket.is_empty());
+        assert_eq!(bucket.empty_for(), None);
         for _ in 0..3 {
             assert_eq!(bucket.take(), Ok(()));
         }
-        assert!(!bucket.is_empty(), "nobody was refused yet");
+        assert_eq!(bucket.empty_for(), None, "nobody was refused yet");
         let Err(Refusal::OverRate { retry_after }) = bucket.take() else { panic!("a fourth") };
         assert!(retry_after <= Duration::from_secs(1) && retry_after > Duration::ZERO);
-        assert!(bucket.is_empty());
+        assert!(bucket.empty_for().is_some());
     }
 
     #[test]

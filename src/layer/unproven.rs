@@ -5,51 +5,84 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
+
 use super::{
     Refusal,
-    budget::Source,
     gate::Gate,
     overload::Sourced,
     rate_limit::{Keyed, Rate},
 };
 
-/// Most sources that are remembered as over; beyond, those whose time is over are forgotten.
+/// Most that are remembered as over; beyond, those whose time is over are forgotten.
 const OVER_MAX: usize = 4_096;
+/// The longest that anybody is over, from the last request that proved nothing.
+const DEBT_MAX: Duration = Duration::from_secs(10);
 
 /// The gate; clones share what was counted.
 #[derive(Clone)]
 pub struct Unproven {
-    counted: Arc<Keyed>,
+    counted: Arc<ArcSwap<Counted>>,
     /// Who is over, and until when.
-    over: Arc<Mutex<HashMap<Source, Instant>>>,
+    over: Arc<Mutex<HashMap<u64, Instant>>>,
+    hasher: RandomState,
+}
+
+struct Counted {
+    rate: Rate,
+    by: Keyed,
+}
+
+impl Counted {
+    fn new(rate: Rate) -> Arc<Self> {
+        Arc::new(Self { rate, by: Keyed::new(rate) })
+    }
 }
 
 impl Unproven {
-    /// So many of one source.
+    /// So many of one client at one source, and of nobody's at it.
     pub fn new(rate: Rate) -> Self {
-        Self { counted: Arc::new(Keyed::new(rate)), over: Arc::default() }
+        let counted = Arc::new(ArcSwap::new(Counted::new(rate)));
+        Self { counted, over: Arc::default(), hasher: RandomState::new() }
     }
 
-    /// Counts a request that proved nothing.
-    pub fn count(&self, source: Source) {
-        let Err(Refusal::OverRate { retry_after }) = self.counted.take(source.number()) else {
-            return;
-        };
+    /// Another rate from now on; what was counted is forgotten if it is another one.
+    pub fn reload(&self, rate: Rate) {
+        if self.counted.load().rate != rate {
+            self.counted.store(Counted::new(rate));
+            self.over().clear();
+        }
+    }
+
+    /// Counts a request that proved nothing. What comes all the same while its source is over, having been let in before,
+    /// makes it longer: else a flood would be let in again and again between one count and the next.
+    pub fn count<R: Sourced>(&self, request: &R) {
+        let (counted, key) = (self.counted.load(), self.key(request));
+        let Err(Refusal::OverRate { retry_after }) = counted.by.take(key) else { return };
+        let one = Duration::from_secs(1) / counted.rate.per_second.get();
         let now = Instant::now();
         let mut over = self.over();
         if over.len() >= OVER_MAX {
             over.retain(|_, until| now < *until);
         }
-        if let Some(until) = now.checked_add(retry_after) {
-            over.insert(source, until);
-        }
+        let until = match over.get(&key) {
+            Some(until) if now < *until => *until + one,
+            Some(_) | None => now + retry_after.max(one),
+        };
+        over.insert(key, until.min(now + DEBT_MAX));
     }
 
-    fn over(&self) -> MutexGuard<'_, HashMap<Source, Instant>> {
+    /// A client at a source, claimed or not: one with a wrong key must not shut out another of the same gateway.
+    fn key<R: Sourced>(&self, request: &R) -> u64 {
+        self.hasher.hash_one((request.source(), request.claims()))
+    }
+
+    fn over(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
         self.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -62,11 +95,11 @@ impl<R: Sourced> Gate<R> for Unproven {
         if over.is_empty() {
             return Ok(());
         }
-        let source = request.source();
-        let Some(until) = over.get(&source) else { return Ok(()) };
+        let key = self.key(request);
+        let Some(until) = over.get(&key) else { return Ok(()) };
         let retry_after = until.saturating_duration_since(Instant::now());
         if retry_after == Duration::ZERO {
-            over.remove(&source);
+            over.remove(&key);
             return Ok(());
         }
         Err(Refusal::OverRate { retry_after })
@@ -78,8 +111,9 @@ mod tests {
     use std::{net::IpAddr, num::NonZeroU32};
 
     use super::*;
+    use crate::layer::budget::Source;
 
-    struct From(&'static str);
+    struct From(&'static str, Option<&'static str>);
 
     impl Sourced for From {
         fn source(&self) -> Source {
@@ -87,7 +121,7 @@ mod tests {
         }
 
         fn claims(&self) -> Option<&str> {
-            None
+            self.1
         }
     }
 
@@ -95,14 +129,33 @@ mod tests {
     fn a_source_that_proves_nothing_is_refused_and_another_is_not() {
         let two = NonZeroU32::new(2).unwrap();
         let gate = Unproven::new(Rate { per_second: NonZeroU32::MIN, burst: two });
-        let (here, there) = (From("192.0.2.1"), From("192.0.2.2"));
+        let (here, there) = (From("192.0.2.1", None), From("192.0.2.2", None));
         for _ in 0..2 {
             assert_eq!(gate.enter(&here), Ok(()));
-            gate.count(here.source());
+            gate.count(&here);
         }
         assert_eq!(gate.enter(&here), Ok(()), "what was let in was within its rate");
-        gate.count(here.source());
+        gate.count(&here);
         assert!(matches!(gate.enter(&here), Err(Refusal::OverRate { .. })));
         assert_eq!(gate.enter(&there), Ok(()));
+        assert_eq!(gate.enter(&From("192.0.2.1", Some("a"))), Ok(()), "a client beside it");
+    }
+
+    #[test]
+    fn what_still_comes_of_who_is_over_makes_it_longer() {
+        let rate = Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::MIN };
+        let (gate, here) = (Unproven::new(rate), From("192.0.2.1", None));
+        for _ in 0..4 {
+            gate.count(&here);
+        }
+        let Err(Refusal::OverRate { retry_after }) = gate.enter(&here) else {
+            panic!("it is over")
+        };
+        assert!(
+            retry_after > Duration::from_secs(2),
+            "three too many at one a second: {retry_after:?}"
+        );
+        gate.reload(Rate { burst: NonZeroU32::new(2).unwrap(), ..rate });
+        assert_eq!(gate.enter(&here), Ok(()), "another rate begins anew");
     }
 }

@@ -68,6 +68,9 @@ const SECONDS: [f64; 15] =
 /// Upper ends of buckets of sizes.
 const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0];
 
+/// The instruments, for whoever tells something; clones are one pointer, because every request makes some.
+pub type Metrics = Arc<Instruments>;
+
 macro_rules! table {
     (@type Count) => { Counter<u64> };
     (@type Level) => { UpDownCounter<i64> };
@@ -106,9 +109,9 @@ macro_rules! table {
     (@make Gauge $meter:ident $row:expr) => { Gauge::new($meter, $row) };
     (@make Read $meter:ident $row:expr) => { Read { meter: $meter.clone(), row: $row } };
     ($($field:ident: $kind:ident $name:literal in $unit:literal by [$($label:literal)*] = $help:literal;)*) => {
-        /// The instruments; clones share what they count.
-        #[derive(Clone, Debug)]
-        pub struct Metrics {
+        /// The instruments.
+        #[derive(Debug)]
+        pub struct Instruments {
             $(#[doc = $help] pub $field: table!(@type $kind),)*
         }
 
@@ -117,7 +120,7 @@ macro_rules! table {
             $(Row { name: $name, kind: Kind::$kind, unit: $unit, labels: &[$($label),*], help: $help },)*
         ];
 
-        impl Metrics {
+        impl Instruments {
             pub(super) fn new(meter: &Meter) -> Self {
                 let mut rows = TABLE.iter().copied();
                 let mut row = || rows.next().expect("the macro made as many rows as fields");

@@ -23,7 +23,7 @@ use prometheus::{Registry, TextEncoder};
 use self::otlp::Otlp;
 pub use self::{
     log::{Format, start},
-    metrics::{Metrics, label},
+    metrics::{Instruments, Metrics, label},
     otlp::Endpoint,
     span::{Span, Tracer},
 };
@@ -104,7 +104,7 @@ impl Telemetry {
             meters = meters.with_reader(reader);
         }
         let meters = meters.build();
-        let metrics = Metrics::new(&meters.meter(NAME));
+        let metrics = Metrics::new(Instruments::new(&meters.meter(NAME)));
         process::observe(&metrics);
         if let Some(otlp) = &otlp {
             otlp.count(&metrics);
