@@ -376,9 +376,9 @@ section! {
         /// Requests at once.
         max_in_flight: usize = "4096" where within(1, MANY);
         /// Requests at once from one address.
-        max_in_flight_per_source: usize = "2048" where within(1, MANY);
+        max_in_flight_per_source: usize = "3584" where within(1, MANY);
         /// Requests at once of one client at one address, so that one client's flood leaves room for another's.
-        max_in_flight_per_client: usize = "1024" where within(1, MANY);
+        max_in_flight_per_client: usize = "3072" where within(1, MANY);
         /// Requests of one address that prove nothing: no client, or a signature that does not verify. Beyond it, what
         /// comes from there is turned away before any RSA work, for as long.
         unproven_per_source: UnprovenRate;

@@ -73,8 +73,8 @@ fn two_settings_are_enough_and_the_rest_has_defaults() {
         limits,
         Limits {
             max_in_flight: 4096,
-            max_in_flight_per_source: 2048,
-            max_in_flight_per_client: 1024,
+            max_in_flight_per_source: 3584,
+            max_in_flight_per_client: 3072,
             unproven_per_source: UnprovenRate {
                 per_second: NonZeroU32::new(1000).unwrap(),
                 burst: NonZeroU32::new(10_000).unwrap(),
