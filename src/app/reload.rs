@@ -41,6 +41,7 @@ use crate::{
         identity::Permissions,
         overload::{InFlight, Overload},
     },
+    listen::{Bodies, BodyRoom},
     telemetry::{Metrics, label, metrics::reached},
 };
 
@@ -153,6 +154,7 @@ pub(super) struct LiveFront {
 /// Of the gRPC front and the core.
 pub(super) struct LiveCore {
     pub(super) door: Door,
+    pub(super) bodies: Bodies,
     pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     /// What the engine hashes tokens with; a reload does not touch it.
     ring: Vec<[u8; 16]>,
@@ -163,6 +165,7 @@ impl LiveCore {
         permissions: Permissions,
         rates: Vec<Rule>,
         room: InFlight,
+        bodies: BodyRoom,
         tls: Tls,
         ring: &HashRing,
     ) -> Self {
@@ -172,6 +175,7 @@ impl LiveCore {
                 overload: Overload::new(room),
                 rates: CallerRates::new(rates),
             },
+            bodies: Bodies::new(bodies),
             tls: tls.map(|tls| Arc::new(ArcSwap::new(tls))),
             ring: ring.fingerprints().clone(),
         }
@@ -191,6 +195,7 @@ impl Live {
             live.door.permissions.store(Arc::new(core.permissions));
             live.door.rates.reload(core.rates);
             live.door.overload.resize(core.room);
+            live.bodies.resize(core.bodies);
             swap(live.tls.as_ref(), core.tls);
         }
         if let (Some(channel), Some(tls)) = (&self.channel, core_tls) {

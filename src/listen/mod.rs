@@ -47,7 +47,7 @@ use self::{
     streams::{Answers, Call, Streams},
 };
 pub use self::{
-    body::{Bodies, Patient, ReceiveError, Received},
+    body::{Bodies, BodyRoom, Patient, ReceiveError, Received},
     conversation::Heard,
 };
 use crate::{
