@@ -272,12 +272,17 @@ impl Running {
             core.feed.stop();
         }
         fronts.connections.close();
-        if time::timeout(grace, fronts.connections.wait()).await.is_err() {
+        let end = time::Instant::now() + grace;
+        if time::timeout_at(end, fronts.connections.wait()).await.is_err() {
             tracing::warn!("some connections did not end within shutdown.grace and are dropped");
         }
         fronts.stop_admin.now.cancel();
         fronts.tasks.close();
-        fronts.tasks.wait().await;
+        // they only have to look up
+        let end = end.max(time::Instant::now() + Duration::from_secs(1));
+        if time::timeout_at(end, fronts.tasks.wait()).await.is_err() {
+            tracing::warn!("a front still accepts, and is dropped");
+        }
 
         drop(probes);
         if let Some((core, _)) = core {

@@ -224,7 +224,9 @@ impl Front {
         // Those whose connect has succeeded are served: closing the listener would reset them. The kernel itself is
         // asked, because the runtime may not have heard of them yet.
         if let Ok(listener) = listener.into_std() {
-            while let Ok((socket, peer)) = listener.accept() {
+            // those that were there: a flood that goes on must not hold us
+            for _ in 0..=BACKLOG {
+                let Ok((socket, peer)) = listener.accept() else { break };
                 if socket.set_nonblocking(true).is_ok()
                     && let Ok(socket) = TcpStream::from_std(socket)
                 {
