@@ -25,6 +25,7 @@ use crate::{
         overload::InFlight,
         rate_limit::{Bucket, Rate},
     },
+    listen::BodyRoom,
     telemetry::{self, Metrics, Telemetry, label},
     tls,
 };
@@ -51,6 +52,7 @@ pub(super) struct CoreMaterial {
     pub(super) permissions: Permissions,
     pub(super) rates: Vec<Rule>,
     pub(super) room: InFlight,
+    pub(super) bodies: BodyRoom,
     pub(super) tls: Tls,
     pub(super) ring: HashRing,
 }
@@ -70,6 +72,7 @@ impl Material {
                 permissions: permissions(settings),
                 rates: call_rates(settings),
                 room: call_room(settings),
+                bodies: body_room(settings),
                 tls: grpc_tls(settings)?,
                 ring: hash_ring(settings)?,
             });
@@ -318,6 +321,16 @@ fn call_room(settings: &Settings) -> InFlight {
     let (total, of_caller) = (settings.grpc.max_in_flight, settings.grpc.max_in_flight_per_caller);
     // callers behind one address are told apart by certificate; without one they share
     InFlight { total, per_source: total, per_client: of_caller }
+}
+
+/// How much time and room the messages have that come to the gRPC front.
+fn body_room(settings: &Settings) -> BodyRoom {
+    let limits = &settings.limits;
+    BodyRoom {
+        timeout: limits.body_timeout,
+        bytes: limits.body_bytes_in_flight,
+        bytes_per_source: limits.body_bytes_in_flight_per_source,
+    }
 }
 
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;

@@ -33,7 +33,7 @@ use crate::{
     engine::Engine,
     grpc::{channel::Channel, client, server::Health},
     layer::budget::Budget,
-    listen::{self, Bodies, Bounds, Front, Protocol, Stop},
+    listen::{self, Bounds, Front, Protocol, Stop},
     telemetry::{Metrics, Telemetry, label, metrics::reached},
 };
 
@@ -140,8 +140,9 @@ pub async fn start(
     let (mut core, mut watch) = (None, None);
     let client = match behind {
         Behind::Here(material) => {
-            let CoreMaterial { tombstones, permissions, rates, room, tls, ring } = *material;
-            let of_core = LiveCore::new(permissions, rates, room, tls, &ring);
+            let CoreMaterial { tombstones, permissions, rates, room, bodies, tls, ring } =
+                *material;
+            let of_core = LiveCore::new(permissions, rates, room, bodies, tls, &ring);
             let started = Core::start(settings, ring, tombstones, &probes, telemetry).await?;
             let server = started.server();
             let (feed, reflection) = (started.feed.clone(), settings.grpc.reflection);
@@ -150,10 +151,7 @@ pub async fn start(
                 let tls = of_core.tls.clone();
                 let mut grpc = listening("grpc", grpc, tls, Protocol::Http2, connections());
                 // the generated services read a message whole, however long that takes
-                let (bytes, of_source) =
-                    (limits.body_bytes_in_flight, limits.body_bytes_in_flight_per_source);
-                let bytes = Budget::new(bytes, of_source);
-                grpc.bodies = Some(Bodies { timeout: limits.body_timeout, bytes });
+                grpc.bodies = Some(of_core.bodies.clone());
                 fronts.tasks.spawn(grpc.serve(calls, stop.clone(), open.clone()));
             }
             live.core = Some((of_core, started.engine.clone()));
@@ -274,12 +272,17 @@ impl Running {
             core.feed.stop();
         }
         fronts.connections.close();
-        if time::timeout(grace, fronts.connections.wait()).await.is_err() {
+        let end = time::Instant::now() + grace;
+        if time::timeout_at(end, fronts.connections.wait()).await.is_err() {
             tracing::warn!("some connections did not end within shutdown.grace and are dropped");
         }
         fronts.stop_admin.now.cancel();
         fronts.tasks.close();
-        fronts.tasks.wait().await;
+        // they only have to look up
+        let end = end.max(time::Instant::now() + Duration::from_secs(1));
+        if time::timeout_at(end, fronts.tasks.wait()).await.is_err() {
+            tracing::warn!("a front still accepts, and is dropped");
+        }
 
         drop(probes);
         if let Some((core, _)) = core {

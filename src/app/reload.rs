@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use tokio::{
     signal::unix::Signal,
+    sync::Semaphore,
     task::{self, JoinHandle},
     time,
 };
@@ -41,6 +42,7 @@ use crate::{
         identity::Permissions,
         overload::{InFlight, Overload},
     },
+    listen::{Bodies, BodyRoom},
     telemetry::{Metrics, label, metrics::reached},
 };
 
@@ -77,6 +79,9 @@ enum Refused {
     /// They change what only a start can.
     #[error("only a restart can change {0}; restart, or take the change back")]
     Restart(String),
+    /// They, or what they name, do not answer.
+    #[error("the settings, a file or a token that they name are not read in {0:?}; trying again")]
+    Late(Duration),
     /// They change again and again.
     #[error("the files change while they are read; trying again")]
     Moving,
@@ -153,6 +158,7 @@ pub(super) struct LiveFront {
 /// Of the gRPC front and the core.
 pub(super) struct LiveCore {
     pub(super) door: Door,
+    pub(super) bodies: Bodies,
     pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     /// What the engine hashes tokens with; a reload does not touch it.
     ring: Vec<[u8; 16]>,
@@ -163,6 +169,7 @@ impl LiveCore {
         permissions: Permissions,
         rates: Vec<Rule>,
         room: InFlight,
+        bodies: BodyRoom,
         tls: Tls,
         ring: &HashRing,
     ) -> Self {
@@ -172,6 +179,7 @@ impl LiveCore {
                 overload: Overload::new(room),
                 rates: CallerRates::new(rates),
             },
+            bodies: Bodies::new(bodies),
             tls: tls.map(|tls| Arc::new(ArcSwap::new(tls))),
             ring: ring.fingerprints().clone(),
         }
@@ -191,6 +199,7 @@ impl Live {
             live.door.permissions.store(Arc::new(core.permissions));
             live.door.rates.reload(core.rates);
             live.door.overload.resize(core.room);
+            live.bodies.resize(core.bodies);
             swap(live.tls.as_ref(), core.tls);
         }
         if let (Some(channel), Some(tls)) = (&self.channel, core_tls) {
@@ -233,6 +242,8 @@ const LIVE: [&str; 15] = [
 
 /// From a change to the second look at it.
 const SETTLED: Duration = Duration::from_millis(500);
+/// For one reading of everything, tokens and all.
+const READ_WAIT: Duration = Duration::from_secs(30);
 /// How often files that keep changing are looked at before one goes on without them.
 const LOOKS_MAX: usize = 20;
 
@@ -246,6 +257,7 @@ pub struct Reloader {
     running: Loaded,
     outcomes: Arc<Outcomes>,
     metrics: Metrics,
+    beside: Beside,
     /// What was last tried, whatever came of it.
     tried: Look,
 }
@@ -297,7 +309,8 @@ impl Reloader {
     ) -> Self {
         let Begun { source, loaded, look } = begun;
         let metrics = metrics.clone();
-        Self { source, live, running: loaded, outcomes, metrics, tried: look }
+        let beside = Beside::new(READ_WAIT);
+        Self { source, live, running: loaded, outcomes, metrics, beside, tried: look }
     }
 
     /// Follows the files, and the signal, until it is aborted.
@@ -321,13 +334,13 @@ impl Reloader {
 
     /// Whether there is something new, and it stays the same for a moment.
     async fn has_changed(&self, settled: Duration) -> bool {
-        let mut seen = self.look().await;
+        let Some(mut seen) = self.look().await else { return false };
         if seen == self.tried {
             return false;
         }
         for _ in 0..LOOKS_MAX {
             time::sleep(settled).await;
-            let again = self.look().await;
+            let Some(again) = self.look().await else { return false };
             if again == seen {
                 return seen != self.tried;
             }
@@ -339,9 +352,9 @@ impl Reloader {
         false
     }
 
-    async fn look(&self) -> Look {
+    async fn look(&self) -> Option<Look> {
         let files: Vec<PathBuf> = self.tried.keys().cloned().collect();
-        blocking(move || look(&files)).await.unwrap_or_default()
+        self.beside.run(move || look(&files)).await
     }
 
     async fn reload(&mut self) {
@@ -377,10 +390,11 @@ impl Reloader {
 
     /// Reads everything, so that all of it is of one time.
     async fn read(&mut self) -> Result<(Loaded, Material), Refused> {
-        let mut before = self.look().await;
+        let late = || Refused::Late(READ_WAIT);
+        let mut before = self.look().await.ok_or_else(late)?;
         for _ in 0..LOOKS_MAX {
             let (source, tried) = (self.source.clone(), self.tried.clone());
-            let read = blocking(move || {
+            let read = self.beside.run(move || {
                 let loaded = match source.load() {
                     Ok(loaded) => loaded,
                     Err(error) => {
@@ -394,7 +408,7 @@ impl Reloader {
                     .map_err(|error| Refused::Material(said(&loaded, &error)));
                 (look(&files), material.map(|material| (loaded, material)))
             });
-            let Some((after, read)) = read.await else { return Err(Refused::Moving) };
+            let (after, read) = read.await.ok_or_else(late)?;
             self.tried.clone_from(&after);
             if after == before {
                 return read;
@@ -458,8 +472,54 @@ async fn pause(interval: Duration) {
     time::sleep(interval).await;
 }
 
-/// Files are read beside the async workers: a network file system may take its time.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let done = task::spawn_blocking(work).await;
-    done.inspect_err(|error| tracing::error!(%error, "settings could not be read")).ok()
+/// Reads beside the async workers: a network file system or a token may take its time, or hang. What hangs holds one
+/// thread, however often it is tried again.
+struct Beside {
+    one: Arc<Semaphore>,
+    wait: Duration,
+}
+
+impl Beside {
+    fn new(wait: Duration) -> Self {
+        Self { one: Arc::new(Semaphore::new(1)), wait }
+    }
+
+    /// `None` if it is not done in time, or that before it still is not.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let one = Arc::clone(&self.one);
+        let done = async move {
+            let alone = one.acquire_owned().await.ok()?;
+            let done = task::spawn_blocking(move || {
+                let done = work();
+                drop(alone);
+                done
+            });
+            let done = done.await;
+            done.inspect_err(|error| tracing::error!(%error, "settings could not be read")).ok()
+        };
+        let done = time::timeout(self.wait, done).await;
+        done.inspect_err(|_| {
+            tracing::error!("the settings, or what they name, are not read in time")
+        })
+        .ok()
+        .flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_hangs_is_given_up_and_holds_one_thread_until_it_ends() {
+        let beside = Beside::new(Duration::from_millis(100));
+        let (release, held) = mpsc::channel::<()>();
+        assert_eq!(beside.run(move || held.recv().is_ok()).await, None);
+        assert_eq!(beside.run(|| -> bool { panic!("the first one has not ended") }).await, None);
+        release.send(()).unwrap();
+        let patient = Beside { one: Arc::clone(&beside.one), wait: Duration::from_secs(20) };
+        assert_eq!(patient.run(|| true).await, Some(true));
+    }
 }

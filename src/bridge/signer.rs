@@ -33,6 +33,9 @@ pub enum SignError {
     /// The token refused the PIN while it was reopened. Not tried again: tokens lock themselves after a few.
     #[error("the token refuses the PIN; it is not tried again before a restart or a reload")]
     PinRefused,
+    /// What was found by the key's name when the token was reopened is another key.
+    #[error("another key of the token has this name now")]
+    AnotherKey,
 }
 
 impl Signer for PrivateKey {

@@ -62,7 +62,7 @@ macro_rules! ask {
                 let ask = |connection: Connection, left: Duration| {
                     // each core that is asked has a span of its own
                     let span = calling(call, METHOD);
-                    let request = asking(message.clone(), call, left, &span);
+                    let request = asking(message.clone(), call, of_core(left), &span);
                     async move {
                         let answered = CancelServiceClient::new(connection).$method(request).await;
                         called(&span, answered.as_ref().err());
@@ -177,6 +177,12 @@ fn called(span: &Span, refused: Option<&tonic::Status>) {
     span.end();
 }
 
+/// The time of a core elsewhere, of what is left here: somewhat less, so that its word that the time is over is here before
+/// we give up. Giving up resets the stream, and a core cuts the connection of whoever resets too many.
+fn of_core(left: Duration) -> Duration {
+    left.saturating_sub((left / 20).max(Duration::from_millis(50)).min(left / 2))
+}
+
 fn asking<T>(message: T, call: &Call, wait: Duration, span: &Span) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(wait);
@@ -211,4 +217,16 @@ fn refused(status: &tonic::Status) -> Answer {
         tracing::warn!(grpc_code = ?status.code(), message = status.message(), "core did not decide");
     }
     Answer { message, ..not_known() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_has_somewhat_less_time_than_is_left() {
+        for (left, due) in [(10_000, 9_500), (1_000, 950), (400, 350), (60, 30), (0, 0)] {
+            assert_eq!(of_core(Duration::from_millis(left)), Duration::from_millis(due));
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -21,13 +21,44 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::streams::{Due, Open};
 use crate::layer::budget::{Budget, Share, Source};
 
-/// How request bodies are bounded where the service behind reads them whole and bounds nothing.
-#[derive(Clone, Debug)]
-pub struct Bodies {
+/// How much time and room request bodies have.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyRoom {
     /// For a body, all of it, or until it is answered.
     pub timeout: Duration,
     /// Bytes of those that are not answered yet.
-    pub bytes: Arc<Budget>,
+    pub bytes: usize,
+    /// The same, of one source.
+    pub bytes_per_source: usize,
+}
+
+/// How request bodies are bounded where the service behind reads them whole and bounds nothing. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Bodies {
+    timeout_ms: Arc<AtomicU64>,
+    bytes: Arc<Budget>,
+}
+
+impl Bodies {
+    /// Bounded so.
+    pub fn new(room: BodyRoom) -> Self {
+        let timeout_ms = Arc::new(AtomicU64::new(milliseconds(room.timeout)));
+        Self { timeout_ms, bytes: Budget::new(room.bytes, room.bytes_per_source) }
+    }
+
+    /// Bounded so from now on; a body that is being received keeps its time.
+    pub fn resize(&self, room: BodyRoom) {
+        self.timeout_ms.store(milliseconds(room.timeout), Ordering::Relaxed);
+        self.bytes.resize(room.bytes, room.bytes_per_source);
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed))
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Why a body could not be received.
@@ -45,9 +76,17 @@ pub enum ReceiveError {
 }
 
 /// A request's body.
-pub struct Received {
-    body: Incoming,
-    bound: Option<Bound>,
+pub struct Received<B = Incoming> {
+    body: B,
+    bound: Bounded,
+}
+
+enum Bounded {
+    /// By whoever reads it.
+    Elsewhere,
+    Here(Bound),
+    /// There is no room for any more of its source, not even for its first byte.
+    Refused,
 }
 
 struct Bound {
@@ -59,24 +98,22 @@ struct Bound {
     answered: Arc<AtomicBool>,
 }
 
-impl Received {
+impl<B> Received<B> {
     /// Not bounded here.
-    pub(super) fn plain(body: Incoming) -> Self {
-        Self { body, bound: None }
+    pub(super) fn plain(body: B) -> Self {
+        Self { body, bound: Bounded::Elsewhere }
     }
 
     /// Bounded until `answered`.
     pub(super) fn bounded(
-        body: Incoming,
+        body: B,
         bodies: &Bodies,
         source: Source,
         answered: &Arc<AtomicBool>,
     ) -> Self {
-        let bound = bodies.bytes.take(source, 0).map(|share| Bound {
-            share,
-            until: Instant::now() + bodies.timeout,
-            timer: None,
-            answered: Arc::clone(answered),
+        let bound = bodies.bytes.take(source, 0).map_or(Bounded::Refused, |share| {
+            let until = Instant::now() + bodies.timeout();
+            Bounded::Here(Bound { share, until, timer: None, answered: Arc::clone(answered) })
         });
         Self { body, bound }
     }
@@ -94,7 +131,7 @@ impl Bound {
     }
 }
 
-impl Body for Received {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Received<B> {
     type Data = Bytes;
     type Error = ReceiveError;
 
@@ -103,10 +140,15 @@ impl Body for Received {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
         let this = self.get_mut();
+        let mut bound = match &mut this.bound {
+            Bounded::Elsewhere => None,
+            Bounded::Here(bound) => Some(bound),
+            Bounded::Refused => return Poll::Ready(Some(Err(ReceiveError::TooMany))),
+        };
         let frame = match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                let Some(bound) = this.bound.as_mut() else { return Poll::Pending };
+                let Some(bound) = bound else { return Poll::Pending };
                 ready!(bound.poll_late(cx));
                 return Poll::Ready(Some(Err(ReceiveError::Late)));
             }
@@ -116,7 +158,7 @@ impl Body for Received {
             Some(frame) => frame.map_err(ReceiveError::Broken),
         };
         let length = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
-        let fits = this.bound.as_mut().is_none_or(|bound| bound.share.grow(length));
+        let fits = bound.as_mut().is_none_or(|bound| bound.share.grow(length));
         Poll::Ready(Some(if fits { frame } else { Err(ReceiveError::TooMany) }))
     }
 
@@ -216,5 +258,43 @@ impl<D: Buf> Buf for Piece<D> {
         if let Some(due) = &mut self.due {
             due.renew();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, net::IpAddr};
+
+    use http_body_util::{BodyExt as _, Full};
+
+    use super::*;
+
+    fn of(bodies: &Bodies, length: usize) -> impl Body<Data = Bytes, Error = ReceiveError> + use<> {
+        let body = Full::new(Bytes::from(vec![b'x'; length]));
+        let body = body.map_err(|never: Infallible| -> hyper::Error { match never {} });
+        let source = Source::from(IpAddr::from([192, 0, 2, 1]));
+        Received::bounded(body, bodies, source, &Arc::default())
+    }
+
+    #[tokio::test]
+    async fn a_body_for_which_there_is_no_room_at_all_is_refused() {
+        let room = |bytes| BodyRoom {
+            timeout: Duration::from_secs(bytes as u64),
+            bytes,
+            bytes_per_source: bytes,
+        };
+        let bodies = Bodies::new(room(10));
+        let mut first = Box::pin(of(&bodies, 10));
+        assert!(first.frame().await.unwrap().is_ok());
+        assert!(matches!(of(&bodies, 1).collect().await, Err(ReceiveError::TooMany)));
+        // less than what is taken already
+        bodies.resize(room(5));
+        assert_eq!(bodies.timeout(), Duration::from_secs(5));
+        for length in [1, 100] {
+            assert!(matches!(of(&bodies, length).collect().await, Err(ReceiveError::TooMany)));
+        }
+        drop(first);
+        assert!(of(&bodies, 5).collect().await.is_ok());
+        assert!(of(&bodies, 6).collect().await.is_err());
     }
 }

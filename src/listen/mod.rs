@@ -47,7 +47,7 @@ use self::{
     streams::{Answers, Call, Streams},
 };
 pub use self::{
-    body::{Bodies, Patient, ReceiveError, Received},
+    body::{Bodies, BodyRoom, Patient, ReceiveError, Received},
     conversation::Heard,
 };
 use crate::{
@@ -196,11 +196,16 @@ impl Front {
             bounds,
             bodies,
             answers: Budget::new(ANSWERS_MAX, ANSWERS_PER_SOURCE),
+            told: told.clone(),
         });
         let leave = CancellationToken::new();
         let take = |socket: TcpStream, peer: SocketAddr| {
             // over the cap: closed at once, because even a refusal would cost a handshake
-            let Some(share) = budget.take(peer.ip().into(), 1) else { return };
+            let Some(share) = budget.take(peer.ip().into(), 1) else {
+                let (metrics, front) = &told;
+                metrics.shed.add(1, &[label("front", *front), label("reason", "connections")]);
+                return;
+            };
             let (speaker, service) = (Arc::clone(&speaker), service.clone());
             let stop = Stop { soon: stop.soon.clone(), now: leave.clone() };
             let open = Open::new(&told);
@@ -224,7 +229,9 @@ impl Front {
         // Those whose connect has succeeded are served: closing the listener would reset them. The kernel itself is
         // asked, because the runtime may not have heard of them yet.
         if let Ok(listener) = listener.into_std() {
-            while let Ok((socket, peer)) = listener.accept() {
+            // those that were there: a flood that goes on must not hold us
+            for _ in 0..=BACKLOG {
+                let Ok((socket, peer)) = listener.accept() else { break };
                 if socket.set_nonblocking(true).is_ok()
                     && let Ok(socket) = TcpStream::from_std(socket)
                 {
@@ -262,6 +269,7 @@ struct Speaker {
     bodies: Option<Bodies>,
     /// Room for answers that are not taken.
     answers: Arc<Budget>,
+    told: (Metrics, &'static str),
 }
 
 impl Speaker {
@@ -295,6 +303,8 @@ impl Speaker {
             Some(tls) => {
                 let handshake = TlsAcceptor::from(tls.load_full()).accept(socket);
                 let Ok(Ok(stream)) = time::timeout(self.bounds.first_byte, handshake).await else {
+                    let (metrics, front) = &self.told;
+                    metrics.handshake_failures.add(1, &[label("front", *front)]);
                     tracing::debug!(%peer, "TLS handshake failed");
                     return;
                 };

@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::layer::budget::{Budget, Share, Source};
 
-/// How many requests a peer may take back in one go. Two hundred callers that all give up at once are honest.
-const RESETS_BURST: usize = 1_000;
+/// How many requests a peer may take back in one go: an honest one may give up all that it has open, and then all that it
+/// asked again.
+const RESETS_BURST: usize = 2 * super::STREAMS_MAX as usize;
 /// How many more a second; and as many as were answered. Whoever takes back more lets us work for nothing.
 const RESETS_PER_SECOND: usize = 100;
 

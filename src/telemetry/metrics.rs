@@ -151,7 +151,9 @@ table! {
     connections: Level "alipayplus.cancel.connections" in "{connection}" by ["front"]
         = "Connections that are open, by front.";
     shed: Count "alipayplus.cancel.shed" in "{request}" by ["front" "reason"]
-        = "Requests turned away because there were too many, by front and what was full.";
+        = "Requests, or whole connections, turned away because there were too many, by front and what was full.";
+    handshake_failures: Count "alipayplus.cancel.tls.handshake_failures" in "{connection}" by ["front"]
+        = "Connections on which no TLS was agreed: no certificate that we trust, another protocol, silence, a port scan.";
     rate_limited: Count "alipayplus.cancel.rate_limited" in "{request}" by ["client" "front"]
         = "Requests turned away because their client, or their address where none is proven, asked too often.";
     signature_failures: Count "alipayplus.cancel.signature.failures" in "{request}" by ["client"]

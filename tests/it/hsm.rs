@@ -275,6 +275,41 @@ fn rest_of_refused_pin() {
 }
 
 #[test]
+fn another_key_under_the_same_name_signs_nothing() {
+    in_its_own_process("rest_of_another_key");
+}
+
+#[test]
+#[ignore = "the inner half of another test"]
+fn rest_of_another_key() {
+    if env::var_os("APC_PIN_FILE").is_none() {
+        return;
+    }
+    let key = opened();
+    let module = this_module();
+    let slot = module.get_slots_with_initialized_token().unwrap()[0];
+    let session = module.open_rw_session(slot).unwrap();
+    session.login(UserType::User, Some(&AuthPin::from(PIN))).ok();
+    let label = || Attribute::Label(b"wallet-1".to_vec());
+    for object in session.find_objects(&[label()]).unwrap() {
+        session.destroy_object(object).unwrap();
+    }
+    let public = [
+        label(),
+        Attribute::Token(true),
+        Attribute::ModulusBits(2048.into()),
+        Attribute::PublicExponent(vec![1, 0, 1]),
+    ];
+    let private = [label(), Attribute::Token(true), Attribute::Sign(true)];
+    session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private).unwrap();
+    drop(session);
+    for _ in 0..2 {
+        assert_eq!(key.sign(b"message"), Err(SignError::AnotherKey));
+    }
+    assert!(opened().sign(b"message").is_ok(), "who opens it now has the new one");
+}
+
+#[test]
 fn a_key_that_may_not_hash_signs_what_we_hashed() {
     in_its_own_process("rest_of_no_hashing");
 }

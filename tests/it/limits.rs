@@ -10,6 +10,7 @@ use crate::harness::{
     service::{OTHER_ACQUIRER, OTHER_PSP, Options, Service},
     unique, vectors,
 };
+use crate::reload::metric;
 
 const PSP: &str = "1022172000000000001";
 const ACQUIRER: &str = "1022188000000000001";
@@ -166,4 +167,19 @@ fn calls_over_the_room_are_refused_and_health_is_not() {
         assert!(status.get_details_retry_info().is_some());
     }
     grpc.cancel_payment(Payment::new().cancel()).expect("there is room again");
+}
+
+#[test]
+fn connections_over_the_cap_are_closed_and_counted() {
+    let service = Service::start(Options::set(["limits.connections_per_source=2"]));
+    let json = service.json();
+    let mut open = [json.connect(), json.connect()];
+    for connection in &mut open {
+        cancel(&json).send_on(connection).expect("SUCCESS");
+    }
+    let mut third = json.connect();
+    assert!(third.answer(true).is_none(), "it is closed");
+    let shed = "alipayplus_cancel_shed_total{front=\"bridge\",reason=\"connections\"}";
+    assert_eq!(metric(&service, shed), 1);
+    cancel(&json).send_on(&mut open[0]).expect("SUCCESS");
 }

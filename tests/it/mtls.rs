@@ -8,12 +8,13 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt as _;
 
 use crate::harness::{
+    eventually,
     grpc::{Grant, Grpc, Payment, wire},
     pki::{Authority, Issued, Valid, handshake},
     service::{Options, Service},
     unique,
 };
-use crate::reload::{change, reload, reload_refused};
+use crate::reload::{change, metric, reload, reload_refused};
 
 const CALLERS: &str = r#"
 [grpc.tls]
@@ -153,6 +154,9 @@ fn who_proves_nothing_gets_no_connection() {
     );
     let distrusted = introspect(&stranger).unwrap_err();
     assert_eq!(distrusted.code(), Code::Unavailable, "{distrusted:?}");
+    // each was there twice, and gave up or tried again
+    let failures = "alipayplus_cancel_tls_handshake_failures_total{front=\"grpc\"}";
+    eventually("they are counted", || (metric(&service, failures) >= 15).then_some(()));
 }
 
 /// Cancels a payment that nobody told of, on behalf of a client of Alipay+'s.

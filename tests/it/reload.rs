@@ -6,7 +6,7 @@ use alipayplus_cancel::bridge::keys::PrivateKey;
 
 use crate::harness::{
     eventually,
-    grpc::{Grant, Payment},
+    grpc::{Grant, Payment, wire::CancelTokenRequest},
     json::{Answer, Connection, Json, payment_body},
     pki::Authority,
     service::{OTHER_CLIENT, Options, Service},
@@ -349,4 +349,28 @@ fn whom_a_client_may_act_for_and_its_quota_of_tombstones_change() {
     assert!(read(&service).contains(OTHER_CLIENT) && CLIENT_ID != OTHER_CLIENT);
     let grant = Grant::new();
     service.grpc().record_token(grant.token(&unique("token"))).expect("gRPC goes on");
+}
+
+#[test]
+fn how_much_the_grpc_front_receives_at_once_changes() {
+    let toml = "[limits]\nbody_bytes = 1024\n";
+    let service = Service::start(Options {
+        toml: toml.to_owned(),
+        set: vec!["reload.interval=0s".to_owned()],
+        ..Options::default()
+    });
+    let grpc = service.grpc();
+    let info = Some("x".repeat(10_000));
+    let long = || CancelTokenRequest {
+        pass_through_info: info.clone(),
+        ..Grant::new().cancel(&unique("token"))
+    };
+    grpc.cancel_token(long()).expect("there is room");
+    let room = "body_bytes = 1024\nbody_bytes_in_flight_per_source = 1024";
+    change(&service, "body_bytes = 1024", room);
+    reload(&service);
+    grpc.cancel_token(long()).expect_err("10,000 bytes are too many now");
+    change(&service, room, "body_bytes = 1024");
+    reload(&service);
+    grpc.cancel_token(long()).expect("there is room again");
 }

@@ -8,10 +8,7 @@ use std::{
     collections::HashMap,
     fmt, mem,
     path::{Path, PathBuf},
-    sync::{
-        LazyLock, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
 use aws_lc_rs::digest;
@@ -156,7 +153,8 @@ pub struct TokenKey {
     /// Whether the token hashes, or we do.
     hashes: bool,
     idle: Mutex<Vec<Live>>,
-    pin_refused: AtomicBool,
+    /// Held by the one that reopens; whether the PIN was refused.
+    pin_refused: Mutex<bool>,
 }
 
 /// A session that is logged in, and the key in it.
@@ -188,7 +186,7 @@ impl TokenKey {
             public,
             hashes,
             idle: Mutex::new(vec![live]),
-            pin_refused: AtomicBool::new(false),
+            pin_refused: Mutex::new(false),
         };
         let signature = opened.sign(TRIAL).map_err(OpenError::NoSignature)?;
         if !opened.public.verify(TRIAL, &signature) {
@@ -210,9 +208,11 @@ impl TokenKey {
         live.session.sign(&Mechanism::RsaPkcs, live.key, &info)
     }
 
-    /// A new session, everything found anew: a token that came back may be in another slot.
+    /// A new session, everything found anew: a token that came back may be in another slot. One at a time, so that a PIN
+    /// that is refused is tried once and not by every thread that signs.
     fn reopen(&self) -> Result<Live, SignError> {
-        if self.pin_refused.load(Ordering::Relaxed) {
+        let mut pin_refused = self.pin_refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if *pin_refused {
             return Err(SignError::PinRefused);
         }
         if matches!(
@@ -225,7 +225,7 @@ impl TokenKey {
             .and_then(|slot| session(&self.module, slot, &self.location));
         opened.map_err(|error| {
             if matches!(error, OpenError::Pin { .. }) {
-                self.pin_refused.store(true, Ordering::Relaxed);
+                *pin_refused = true;
                 return SignError::PinRefused;
             }
             SignError::Token(error.to_string())
@@ -256,6 +256,10 @@ impl Signer for TokenKey {
         }
         let live = self.reopen()?;
         let signature = self.sign_with(&live, message).map_err(|error| token_failed(&error))?;
+        // what came back may be another token, or another key under the same name
+        if !self.public.verify(message, &signature) {
+            return Err(SignError::AnotherKey);
+        }
         self.idle().push(live);
         Ok(signature)
     }

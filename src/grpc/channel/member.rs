@@ -98,6 +98,11 @@ impl Member {
         })
     }
 
+    /// Whether it was found by this place's name: the one it is verified by.
+    pub(super) fn is_of(&self, place: &Place) -> bool {
+        (&self.host, self.address.port()) == (&place.host, place.port)
+    }
+
     /// Its connection, if it is healthy.
     pub(super) fn connection(&self) -> Option<Connection> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);

@@ -170,11 +170,13 @@ impl Channel {
             return Err(Status::unavailable("no core is reachable"));
         };
         let attempt = |(member, connection): (Arc<Member>, Connection)| {
-            let asked = ask(connection, end.saturating_duration_since(Instant::now()));
+            let left = end.saturating_duration_since(Instant::now());
+            let asked = ask(connection, left);
             async move {
                 let _in_flight = member.begin();
+                let attempt = Attempt::new(&member, left);
                 let answer = asked.await;
-                member.seen(!answer.as_ref().is_err_and(may_pass));
+                attempt.answered(answer.as_ref().err());
                 answer
             }
         };
@@ -189,18 +191,23 @@ impl Channel {
         let patience = time::sleep_until(begun + wait / 2);
         let over = time::sleep_until(end);
         tokio::pin!(patience, over);
-        let mut patient = true;
+        let (mut patient, mut late) = (true, None);
         loop {
             tokio::select! {
                 biased;
                 Some(answer) = tries.next() => {
                     let failed = match answer {
                         Err(status) if may_pass(&status) => status,
+                        // no time is left to ask anew, but the other that was asked may still know
+                        Err(status) if is_late(&status) && !tries.is_empty() => {
+                            late = Some(status);
+                            continue;
+                        }
                         answer => return answer,
                     };
                     match another(&shared.counters.retries) {
                         Some(next) => tries.push(attempt(next)),
-                        None if tries.is_empty() => return Err(failed),
+                        None if tries.is_empty() => return Err(late.unwrap_or(failed)),
                         None => {}
                     }
                 }
@@ -220,6 +227,39 @@ impl Channel {
 /// an answer, a full queue too: asking elsewhere would carry the flood there.
 fn may_pass(status: &Status) -> bool {
     status.code() == Code::Unavailable
+}
+
+/// Whether the core says that the time was over before it knew.
+fn is_late(status: &Status) -> bool {
+    status.code() == Code::DeadlineExceeded
+}
+
+/// A call that a core was asked.
+struct Attempt<'m> {
+    member: &'m Member,
+    /// When half of its time is over.
+    due: Instant,
+    is_answered: bool,
+}
+
+impl<'m> Attempt<'m> {
+    fn new(member: &'m Member, left: Duration) -> Self {
+        Self { member, due: Instant::now() + left / 2, is_answered: false }
+    }
+
+    fn answered(mut self, refused: Option<&Status>) {
+        self.is_answered = true;
+        self.member.seen(!refused.is_some_and(|status| may_pass(status) || is_late(status)));
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        // whoever asked may have gone early, which is not the core's fault
+        if !self.is_answered && Instant::now() >= self.due {
+            self.member.seen(false);
+        }
+    }
 }
 
 impl Shared {

@@ -49,7 +49,8 @@ impl Said {
     }
 }
 
-/// Keeps the members what the places say, for ever. Their tasks end with this one.
+/// Keeps the members what the places say, for ever. An address that moves from one place to another is a new member: it is
+/// another name that its certificate must have. Their tasks end with this one.
 pub(super) async fn keep<F>(
     places: Vec<Place>,
     ask: impl Fn(Place) -> F + Send,
@@ -70,7 +71,9 @@ pub(super) async fn keep<F>(
             .flat_map(|said| said.addresses.iter().map(|address| (*address, &said.place)))
             .collect();
         running.retain(|address, (member, task)| {
-            let stays = wanted.contains_key(address);
+            let stays = said
+                .iter()
+                .any(|said| said.addresses.contains(address) && member.is_of(&said.place));
             if !stays {
                 tracing::info!(core = ?member, "a core is not there any more");
                 task.abort();
@@ -157,6 +160,58 @@ mod tests {
                 };
                 time::timeout(Duration::from_secs(20), seen).await.expect("asked again");
                 assert_eq!(members(), (asked, expected));
+            }
+            keeping.abort();
+        });
+    }
+
+    #[test]
+    fn an_address_that_moves_to_another_place_has_that_places_name() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let channel = Channel::start(Vec::new(), None).unwrap();
+            let shared = Arc::clone(&channel.shared);
+            drop(channel);
+            let asked = Arc::new(AtomicUsize::new(0));
+            let ask = {
+                let asked = Arc::clone(&asked);
+                move |place: Place| {
+                    let round = asked.fetch_add(1, Ordering::SeqCst) / 2;
+                    let at = |last| SocketAddr::from(([127, 0, 0, last], 1));
+                    let found = match (round, place.host.as_str()) {
+                        // both have it, which changes nothing
+                        (0, "a") | (1 | 2, "b") => vec![at(1)],
+                        (1, "a") => vec![at(1), at(2)],
+                        _ => vec![at(2)],
+                    };
+                    async move { Ok(found) }
+                }
+            };
+            let place = |host: &str| Place { host: host.to_owned(), port: 1 };
+            let keeping =
+                tokio::spawn(keep(vec![place("a"), place("b")], ask, Arc::clone(&shared)));
+            let mut first = None;
+            for (round, expected) in [
+                (1, ["a:1 at 127.0.0.1:1", "b:1 at 127.0.0.2:1"]),
+                (2, ["a:1 at 127.0.0.1:1", "a:1 at 127.0.0.2:1"]),
+                (3, ["a:1 at 127.0.0.2:1", "b:1 at 127.0.0.1:1"]),
+            ] {
+                let seen = async {
+                    while asked.load(Ordering::SeqCst) < 2 * round {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                time::timeout(Duration::from_secs(20), seen).await.expect("asked again");
+                let members = shared.members.load_full();
+                let mut names: Vec<_> = members.iter().map(|it| format!("{it:?}")).collect();
+                names.sort();
+                assert_eq!(names, expected, "{round}");
+                let kept = members.iter().find(|it| format!("{it:?}") == expected[0]).cloned();
+                if round == 2 {
+                    let same = first.zip(kept.clone()).is_some_and(|(a, b)| Arc::ptr_eq(&a, &b));
+                    assert!(same, "a place that still has its address keeps its connection");
+                }
+                first = kept;
             }
             keeping.abort();
         });
