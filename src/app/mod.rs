@@ -3,6 +3,7 @@
 //! Nothing is bound before all settings, keys and the store are read; readiness turns on last and off first. Which
 //! rings there are is the role's: the core, the signed JSON front before it, or the front alone with cores elsewhere.
 
+mod beside;
 mod core;
 mod error;
 mod material;

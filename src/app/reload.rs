@@ -20,16 +20,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
-use tokio::{
-    signal::unix::Signal,
-    sync::Semaphore,
-    task::{self, JoinHandle},
-    time,
-};
+use tokio::{signal::unix::Signal, task::JoinHandle, time};
 use zeroize::Zeroizing;
 
 use super::{
     StartError,
+    beside::Beside,
     material::{Material, Tls, observe},
 };
 use crate::{
@@ -470,56 +466,4 @@ async fn pause(interval: Duration) {
         std::future::pending::<()>().await;
     }
     time::sleep(interval).await;
-}
-
-/// Reads beside the async workers: a network file system or a token may take its time, or hang. What hangs holds one
-/// thread, however often it is tried again.
-struct Beside {
-    one: Arc<Semaphore>,
-    wait: Duration,
-}
-
-impl Beside {
-    fn new(wait: Duration) -> Self {
-        Self { one: Arc::new(Semaphore::new(1)), wait }
-    }
-
-    /// `None` if it is not done in time, or that before it still is not.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let one = Arc::clone(&self.one);
-        let done = async move {
-            let alone = one.acquire_owned().await.ok()?;
-            let done = task::spawn_blocking(move || {
-                let done = work();
-                drop(alone);
-                done
-            });
-            let done = done.await;
-            done.inspect_err(|error| tracing::error!(%error, "settings could not be read")).ok()
-        };
-        let done = time::timeout(self.wait, done).await;
-        done.inspect_err(|_| {
-            tracing::error!("the settings, or what they name, are not read in time")
-        })
-        .ok()
-        .flatten()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_hangs_is_given_up_and_holds_one_thread_until_it_ends() {
-        let beside = Beside::new(Duration::from_millis(100));
-        let (release, held) = mpsc::channel::<()>();
-        assert_eq!(beside.run(move || held.recv().is_ok()).await, None);
-        assert_eq!(beside.run(|| -> bool { panic!("the first one has not ended") }).await, None);
-        release.send(()).unwrap();
-        let patient = Beside { one: Arc::clone(&beside.one), wait: Duration::from_secs(20) };
-        assert_eq!(patient.run(|| true).await, Some(true));
-    }
 }

@@ -278,17 +278,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_for_which_there_is_no_room_at_all_is_refused() {
-        let room = |bytes| BodyRoom {
-            timeout: Duration::from_secs(bytes as u64),
-            bytes,
-            bytes_per_source: bytes,
-        };
-        let bodies = Bodies::new(room(10));
+        let room = |timeout, bytes| BodyRoom { timeout, bytes, bytes_per_source: bytes };
+        let bodies = Bodies::new(room(Duration::from_secs(10), 10));
         let mut first = Box::pin(of(&bodies, 10));
         assert!(first.frame().await.unwrap().is_ok());
         assert!(matches!(of(&bodies, 1).collect().await, Err(ReceiveError::TooMany)));
         // less than what is taken already
-        bodies.resize(room(5));
+        bodies.resize(room(Duration::from_secs(5), 5));
         assert_eq!(bodies.timeout(), Duration::from_secs(5));
         for length in [1, 100] {
             assert!(matches!(of(&bodies, length).collect().await, Err(ReceiveError::TooMany)));

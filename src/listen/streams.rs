@@ -19,7 +19,7 @@ use crate::layer::budget::{Budget, Share, Source};
 
 /// How many requests a peer may take back in one go: an honest one may give up all that it has open, and then all that it
 /// asked again.
-const RESETS_BURST: usize = 2 * super::STREAMS_MAX as usize;
+const RESETS_BURST: usize = 2_048;
 /// How many more a second; and as many as were answered. Whoever takes back more lets us work for nothing.
 const RESETS_PER_SECOND: usize = 100;
 
@@ -267,6 +267,8 @@ mod tests {
 
     #[tokio::test]
     async fn requests_taken_back_beyond_the_measure_cut_the_connection() {
+        let open = usize::try_from(super::super::STREAMS_MAX).unwrap();
+        assert_eq!(RESETS_BURST, 2 * open);
         let (streams, cut) = streams();
         for _ in 0..RESETS_BURST {
             drop(Call::new(&streams));
