@@ -565,7 +565,7 @@ impl Leaf for PathBuf {
             return Err(Refused::Unexpected);
         }
         // a name is shown wherever it is about the file, and this may be the secret itself
-        if named.contains("-----BEGIN") || named.contains('\n') {
+        if named.contains("-----BEGIN") {
             let why = "expected the name of a file, not what the file is to hold; write it into a file, and name that";
             return Err(Refused::Because(why.to_owned()));
         }
