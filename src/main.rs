@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use alipayplus_cancel::cli::{
     Failure, backup::Backup, call::Call, config::ConfigArgs, doctor::Doctor, exit_status,
     feed::Feed, import::Import, keys::Keys, migrate::Migrate, migrate_store::MigrateStore,
-    reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
+    panics_tell_no_values, reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
 };
 use anyhow::Context as _;
 use clap::Parser;
@@ -46,6 +46,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    panics_tell_no_values();
     let result = match Arguments::parse().command {
         Command::Config(config) => return config.run(),
         Command::Keys(keys) => keys.run(),

@@ -50,6 +50,11 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() { 2 } else { Failure::STATUS }
 }
 
+/// From now on a panic is told without what was being worked on: [`crate::telemetry::panics`].
+pub fn panics_tell_no_values() {
+    crate::telemetry::panics::tell_no_values();
+}
+
 /// Loads the settings of a tool.
 fn settings(file: &Path) -> anyhow::Result<Loaded> {
     settings_with(file, &[])

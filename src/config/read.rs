@@ -564,6 +564,11 @@ impl Leaf for PathBuf {
         if named.is_empty() || named.contains('\0') {
             return Err(Refused::Unexpected);
         }
+        // a name is shown wherever it is about the file, and this may be the secret itself
+        if named.contains("-----BEGIN") {
+            let why = "expected the name of a file, not what the file is to hold; write it into a file, and name that";
+            return Err(Refused::Because(why.to_owned()));
+        }
         Ok(base.map_or_else(|| Self::from(named), |base| base.join(named)))
     }
 

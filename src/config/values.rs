@@ -132,14 +132,32 @@ pub enum Durability {
     Replicated,
 }
 
-/// A URL without its password.
+/// A URL without its password, which may stand in its query too, and may have characters in it that end a part of a URL:
+/// in doubt too much is left out.
 fn masked(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, tail) = rest.split_at(end);
-    let Some((user_info, host)) = authority.rsplit_once('@') else { return url.to_owned() };
-    let user = user_info.split_once(':').map_or(user_info, |(user, _)| user);
-    format!("{scheme}://{user}:***@{host}{tail}")
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((user_info, rest)) if authority.contains(['@', ':']) => {
+            (user_info.split([':', '@']).next(), rest)
+        }
+        Some(_) | None => (None, rest),
+    };
+    let user = user.map(|user| format!("{user}:***@")).unwrap_or_default();
+    let (base, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut shown = format!("{scheme}://{user}{base}");
+    for (place, pair) in query.split('&').enumerate().filter(|(_, pair)| !pair.is_empty()) {
+        shown.push(if place == 0 { '?' } else { '&' });
+        match pair.split_once('=') {
+            // %70assword is one, too
+            Some((name, _)) if name.contains("password") || name.contains('%') => {
+                shown.push_str(name);
+                shown.push_str("=***");
+            }
+            Some(_) | None => shown.push_str(pair),
+        }
+    }
+    shown
 }
 
 /// What one of our signing keys is for.
@@ -549,6 +567,12 @@ mod tests {
         for (url, shown) in [
             ("postgres://u:p@h:5432/d?x=y", "postgres://u:***@h:5432/d?x=y"),
             ("postgres://u:p@ss:w@h/d", "postgres://u:***@h/d"),
+            ("postgres://u:p/a@h/d", "postgres://u:***@h/d"),
+            ("postgres://u:1?a#@h/d?x=y", "postgres://u:***@h/d?x=y"),
+            ("postgres://u:p@s/a@h/d", "postgres://u:***@h/d"),
+            ("postgres://u@h/d?password=p&x=y", "postgres://u:***@h/d?password=***&x=y"),
+            ("postgres://h/d?x=y&%70assword=p", "postgres://h/d?x=y&%70assword=***"),
+            ("postgres://h:1/d", "postgres://h:1/d"),
             ("postgres://h/d@e", "postgres://h/d@e"),
             ("sqlite:///a/b@c", "sqlite:///a/b@c"),
         ] {

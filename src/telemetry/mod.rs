@@ -10,6 +10,7 @@ pub mod context;
 mod log;
 pub mod metrics;
 mod otlp;
+pub mod panics;
 mod process;
 pub mod span;
 

@@ -1,16 +1,19 @@
-//! Tokens, marked so that they can be found, go down every path; then everything that was written is searched for them.
+//! Secrets, marked so that they can be found, go down every path; then everything that was written is searched for them.
+//!
+//! Here are tokens; [`operator`] has what an operator keeps and what callers' headers hold, [`refused`] files that a reload
+//! refuses, [`tiers`] a bridge and its core, [`panics`] the text of a panic.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    io::Write as _,
-    path::Path,
-    process::{Output, Stdio},
-};
+use std::{fs, io::Write as _, process::Stdio};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use rand::RngCore as _;
 use serde_json::json;
+
+mod mark;
+mod operator;
+mod panics;
+mod refused;
+mod tiers;
+
+use self::mark::{Mark, Traces};
 
 use crate::harness::{
     collector::Collector,
@@ -18,100 +21,11 @@ use crate::harness::{
         Grant, Grpc,
         wire::{CancelTokenRequest, IntrospectTokenRequest, RecordTokenRequest},
     },
-    json::{Answer, Api, Json},
-    service::{Options, Service, Store, admin, command},
+    json::{Api, Json},
+    service::{Options, Service, Store, command},
     unique,
     vectors::{CLIENT_ID, pem},
 };
-
-/// A token with letters that nothing else has, and ends that encodings change.
-#[derive(Clone)]
-struct Marked {
-    core: String,
-    token: String,
-}
-
-/// Every token that was made, and everything that came back.
-#[derive(Default)]
-struct Traces {
-    tokens: Vec<Marked>,
-    /// What was answered, with the path it came down.
-    answers: Vec<(String, String)>,
-}
-
-impl Traces {
-    /// A token nobody else has, with a tail.
-    fn token_with(&mut self, tail: &str) -> String {
-        let mut random = [0u8; 12];
-        rand::rng().fill_bytes(&mut random);
-        let core = random.iter().fold("Tkn".to_owned(), |mut text, byte| {
-            write!(text, "{byte:02X}").expect("a text");
-            text
-        });
-        let token = format!("{core}{tail}");
-        self.tokens.push(Marked { core, token: token.clone() });
-        token
-    }
-
-    fn token(&mut self) -> String {
-        self.token_with("+/=é")
-    }
-
-    fn json(&mut self, path: &str, answer: &Answer) {
-        let text = format!("{:?} {}", answer.headers, String::from_utf8_lossy(&answer.body));
-        self.answers.push((path.to_owned(), text));
-    }
-
-    fn grpc<T: std::fmt::Debug>(&mut self, path: &str, answer: &Result<T, tonic::Status>) {
-        let text = match answer {
-            Ok(response) => format!("{response:?}"),
-            Err(status) => {
-                let details = String::from_utf8_lossy(status.details()).into_owned();
-                format!("{status:?} {} {details} {:?}", status.message(), status.metadata())
-            }
-        };
-        self.answers.push((path.to_owned(), text));
-    }
-
-    fn output(&mut self, path: &str, output: &Output) {
-        for text in [&output.stdout, &output.stderr] {
-            self.answers.push((path.to_owned(), String::from_utf8_lossy(text).into_owned()));
-        }
-    }
-}
-
-impl Marked {
-    /// What the token may look like: as it is, in Base64 of either alphabet at each of three offsets, in hex, as a list
-    /// of bytes. Percent-encoding and JSON leave the core as it is.
-    fn shapes(&self) -> Vec<String> {
-        let mut shapes = vec![self.core.clone()];
-        for offset in 0..3 {
-            let shifted = format!("{}{}", "x".repeat(offset), self.core);
-            let encoded = BASE64_STANDARD.encode(shifted);
-            // the first and the last group depend on what stands around
-            shapes.push(encoded[4..encoded.len() - 4].to_owned());
-        }
-        let hex = self.core.bytes().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        shapes.push(hex.to_ascii_uppercase());
-        shapes.push(hex);
-        let list: Vec<String> = self.core.bytes().map(|byte| byte.to_string()).collect();
-        shapes.push(list.join(", "));
-        shapes.push(list.join(","));
-        shapes
-    }
-}
-
-/// Every file in a folder, the settings' own secrets apart.
-fn files(dir: &Path) -> Vec<(String, String)> {
-    let entries = fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry"));
-    entries
-        .map(|entry| (entry.file_name().into_string().expect("a plain name"), entry.path()))
-        .filter(|(name, path)| path.is_file() && !GIVEN.contains(&name.as_str()))
-        // what is not text is of no interest: all that is searched for is
-        .map(|(name, path)| (name, fs::read(path).expect("a file")))
-        .map(|(name, bytes)| (name, String::from_utf8_lossy(&bytes).into_owned()))
-        .collect()
-}
 
 /// What the test itself put there.
 const GIVEN: [&str; 8] = [
@@ -296,73 +210,25 @@ fn no_token_or_key_is_ever_written_anywhere() {
     let answer = json.cancel_payment(PSP, ACQUIRER, &witness);
     traces.json("witness", answer.expect("SUCCESS"));
 
-    let mut written = files(service.dir());
-    let scrape = admin(service.ports().admin, "/metrics");
-    written.push(("/metrics".to_owned(), String::from_utf8_lossy(&scrape.body).into_owned()));
-    let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
-    for name in ["state.db", "state.db-wal", "stderr.log"] {
-        assert!(names.contains(&name), "{name} is searched, too: {names:?}");
-    }
+    traces.service("", &service, &GIVEN, true);
     // once more when what the WAL had is in the database
     drop(grpc);
     assert!(service.terminate().success());
-    written.extend(files(service.dir()));
-    // raw bytes are told as lists of numbers, which is one of the shapes
-    collector.look(|received| {
-        assert!(!received.metrics.is_empty());
-        written.push(("spans".to_owned(), format!("{:?}", received.spans)));
-        written.push(("metrics".to_owned(), format!("{:?}", received.metrics)));
-        written.push(("exported lines".to_owned(), format!("{:?}", received.logs)));
-        written.push(("resources".to_owned(), format!("{:?}", received.resources)));
-    });
-    let all = |needle: &str| {
-        let written = written.iter().filter(|(_, text)| text.contains(needle));
-        let answered = traces.answers.iter().filter(|(_, text)| text.contains(needle));
-        written
-            .map(|(name, _)| name.clone())
-            .chain(answered.map(|(path, text)| format!("answer to {path}: {text}")))
-            .collect::<Vec<String>>()
-    };
-    let found = all(&witness);
-    for name in ["state.db", "state.db-wal", "stderr.log", "spans", "exported lines"] {
-        assert!(found.iter().any(|place| place == name), "the search is blind: {found:?}");
-    }
+    traces.service("", &service, &GIVEN, false);
+    traces.collector("", &collector);
+    traces.assert_sees(
+        &witness,
+        &["state.db", "state.db-wal", "stderr.log", "spans", "exported lines"],
+    );
+    traces.assert_sees("alipayplus_cancel_commits_total", &["/metrics"]);
     let log = service.stderr();
     assert!(log.contains("cancel_token answered"), "{log}");
 
-    for marked in &traces.tokens {
-        assert!(marked.token.starts_with(&marked.core));
-        for shape in marked.shapes() {
-            let found = all(&shape);
-            assert!(found.is_empty(), "{shape} in {found:?}");
-        }
-    }
-    let hash_key = "5a".repeat(32);
-    for needle in [hash_key.clone(), BASE64_STANDARD.encode(&hash_key)[..40].to_owned()] {
-        // the file holds the key as text, so half of it is the raw key too
-        let found = all(&needle[..32]);
-        assert!(found.is_empty(), "the hash key in {found:?}");
-    }
+    // the file holds the hash key as text, so half of it is the raw key too
+    traces.marks.push(Mark::of("the hash key", "5a".repeat(16).as_bytes()));
+    traces.marks.push(Mark::of("the hash key", &[0x5a; 32]));
     for key in ["test_mpp", "test_alipayplus"] {
-        let pem = pem(key, "pkcs8_pem");
-        for line in pem.lines().filter(|line| !line.starts_with('-') && line.len() > 32).skip(1) {
-            let found = all(line);
-            assert!(found.is_empty(), "a private key in {found:?}");
-        }
+        traces.private_key(key, pem(key, "pkcs8_pem"));
     }
-}
-
-/// Whoever looks for a token finds it if it is there, in each shape that the test above looks for.
-#[test]
-fn the_search_for_tokens_sees_every_shape() {
-    let mut traces = Traces::default();
-    let token = traces.token();
-    let marked = &traces.tokens[0];
-    let found = |text: &str| marked.shapes().iter().any(|shape| text.contains(shape));
-    assert!(found(&token));
-    assert!(found(&format!("{:?}", token.as_bytes())));
-    for around in ["", "a", "ab", "abc"] {
-        assert!(found(&BASE64_STANDARD.encode(format!("{around}{token}{around}"))));
-    }
-    assert!(!found("Tkn"));
+    traces.assert_clean();
 }

@@ -39,6 +39,8 @@ pub struct Received {
     pub spans: Vec<Span>,
     pub logs: Vec<LogRecord>,
     pub metrics: Vec<Metric>,
+    /// The metadata of each call.
+    pub heads: Vec<String>,
 }
 
 /// A collector, until it is dropped.
@@ -112,6 +114,7 @@ impl TraceService for Keep {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let mut received = self.0.lock().expect("no panic");
+        received.heads.push(format!("{:?}", request.metadata()));
         for group in request.into_inner().resource_spans {
             received.resources.extend(group.resource);
             received.spans.extend(group.scope_spans.into_iter().flat_map(|scope| scope.spans));
@@ -127,6 +130,7 @@ impl LogsService for Keep {
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         let mut received = self.0.lock().expect("no panic");
+        received.heads.push(format!("{:?}", request.metadata()));
         for group in request.into_inner().resource_logs {
             received.resources.extend(group.resource);
             received.logs.extend(group.scope_logs.into_iter().flat_map(|scope| scope.log_records));
@@ -142,6 +146,7 @@ impl MetricsService for Keep {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         let mut received = self.0.lock().expect("no panic");
+        received.heads.push(format!("{:?}", request.metadata()));
         for group in request.into_inner().resource_metrics {
             received.resources.extend(group.resource);
             received
