@@ -4,7 +4,7 @@
 //! with its default limits, pinned to one core, the loader to another (`taskset`). Requests are signed beforehand, distinct, durable; they arrive
 //! at a rate of their own, whether or not answers come.
 //!
-//! 1. *Peak*: 1000 connections, each asking as fast as it is answered.
+//! 1. *Peak*: 3000 connections, each asking as fast as it is answered.
 //! 2. *r*: what a refused request costs the service, over what an accepted one costs (CPU time of its process).
 //! 3. *Goodput* at 1, 2 and 3 times the peak, beside the goal: 90 % of (1 − k·r)/(1 − r).
 //! 4. *Fairness*: p99 of a client within its rate, alone and while another one sends 20 times its own rate; five rounds
@@ -38,7 +38,7 @@ const PATH: &str = "/aps/api/v1/payments/cancelPayment";
 const CLIENTS: [&str; 2] = ["FLOOD", "OTHER"];
 /// Requests a second that [`CLIENTS`] may make in the part about fairness, and that the second one makes.
 const FAIR_RATE: usize = 200;
-const CONNECTIONS: usize = 3_000;
+const CONNECTIONS: usize = 6_000;
 
 struct Service {
     process: Child,
@@ -301,8 +301,8 @@ fn main() {
     let service = Service::start(&dir.path().join("all"), &keys, &[]);
     run(service.bridge, requests(0, &keys, 3_000), 64, None);
     let before = service.cpu();
-    let mut peak = run(service.bridge, requests(0, &keys, 8_000 * seconds), 1_000, None);
-    assert!(peak.refusals.is_empty(), "1000 fit");
+    let mut peak = run(service.bridge, requests(0, &keys, 8_000 * seconds), 3_000, None);
+    assert!(peak.refusals.is_empty(), "3000 fit");
     let accepted_cpu = (service.cpu() - before).as_secs_f64() / peak.successes.len() as f64;
     let rate = peak.per_second();
     println!(
@@ -330,7 +330,7 @@ fn main() {
     });
     run(full.bridge, requests(0, &keys, 2_000), 256, None);
     let before = full.cpu();
-    let refused = run(full.bridge, requests(0, &keys, 8_000 * seconds), 1_000, None);
+    let refused = run(full.bridge, requests(0, &keys, 8_000 * seconds), 3_000, None);
     assert!(refused.successes.is_empty(), "there is no room");
     let refused_cpu = (full.cpu() - before).as_secs_f64() / refused.refusals.len() as f64;
     let r = refused_cpu / accepted_cpu;

@@ -422,6 +422,8 @@ const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
 impl Worker {
     async fn run(self, mut inbox: mpsc::UnboundedReceiver<Waiting>) {
         let mut waiting = Vec::with_capacity(self.batch_max);
+        // while the store fails, waiting is its doing and not that of too many callers
+        let mut commits = true;
         while inbox.recv_many(&mut waiting, self.batch_max).await > 0 {
             let now = Instant::now();
             let deadline = waiting.iter().map(|waiting| waiting.deadline).max().unwrap_or(now);
@@ -433,7 +435,7 @@ impl Worker {
                     continue;
                 }
                 // nor does it help to answer everybody just in time, and the next of them too late
-                if now.saturating_duration_since(entry.queued()) > self.wait_max {
+                if commits && now.saturating_duration_since(entry.queued()) > self.wait_max {
                     self.metrics
                         .shed
                         .add(1, &[label("front", "core"), label("reason", "queue_wait")]);
@@ -443,13 +445,17 @@ impl Worker {
                 entries.push(entry);
                 permits.push(permit);
             }
-            self.commit(entries, deadline).await;
+            if !entries.is_empty() {
+                commits = self.commit(entries, deadline).await;
+            }
             drop(permits);
         }
     }
 
     /// Commits a batch; one that the store refuses for its data is tried again by halves, so that only the culprit fails.
-    async fn commit(&self, entries: Vec<Box<dyn batch::AnyEntry>>, deadline: Instant) {
+    /// Whether the store could be used.
+    async fn commit(&self, entries: Vec<Box<dyn batch::AnyEntry>>, deadline: Instant) -> bool {
+        let mut usable = true;
         let mut batches = vec![entries];
         while let Some(entries) = batches.pop().filter(|entries| !entries.is_empty()) {
             let size = entries.len();
@@ -480,6 +486,8 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::error!(error = %store::chain(&error), commands = size, "commit failed; its callers are told to ask again");
+                    usable =
+                        usable && matches!(error, store::Error::Data(_) | store::Error::Damaged(_));
                     let error = Arc::new(error);
                     for entry in entries {
                         entry.fail(&error);
@@ -487,6 +495,7 @@ impl Worker {
                 }
             }
         }
+        usable
     }
 
     fn observe(&self, attempt: &Attempt, entries: &[Box<dyn batch::AnyEntry>]) {
