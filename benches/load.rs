@@ -4,6 +4,8 @@
 //! is the real binary with the embedded store in a temporary folder; requests are signed beforehand. Prints the batch
 //! sizes that `/metrics` tells. Figures of one machine at one moment: compare within one run.
 
+mod signed;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -18,9 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alipayplus_cancel::bridge::{keys::PrivateKey, signature};
+use alipayplus_cancel::bridge::keys::PrivateKey;
 
-const PATH: &str = "/aps/api/v1/payments/cancelPayment";
 const CLIENT: &str = "LOAD";
 
 struct Service {
@@ -90,21 +91,6 @@ fn start(dir: &Path, client: &PrivateKey) -> Service {
         Command::new(binary).args(["import", "complete", "--config"]).arg(&file).output();
     assert!(complete.expect("the binary").status.success());
     service
-}
-
-fn request(client: &PrivateKey, id: usize) -> Vec<u8> {
-    let body = format!(
-        r#"{{"acquirerId":"1022188000000000001","pspId":"1022172000000000001","paymentRequestId":"load-{id}"}}"#
-    );
-    let time = "2026-05-28T12:12:12+08:00";
-    let signed = signature::signed_string("POST", PATH, CLIENT, time, body.as_bytes());
-    let header = signature::header("1", &client.sign(&signed).expect("a signature"));
-    format!(
-        "POST {PATH} HTTP/1.1\r\nhost: wallet\r\ncontent-type: application/json; charset=UTF-8\r\n\
-         client-id: {CLIENT}\r\nrequest-time: {time}\r\nsignature: {header}\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
 }
 
 /// Sends a request and reads its answer; the time it took.
@@ -178,7 +164,8 @@ fn main() {
         // one alone would take the same time for a tenth of the requests
         let count = if connections == 1 { count / 10 } else { count };
         let first = nth * 100_000_000;
-        let requests = (first..first + count).map(|id| request(&client, id)).collect();
+        let requests =
+            (first..first + count).map(|id| signed::request(CLIENT, &client, id)).collect();
         round(&service, &Arc::new(requests), connections);
     }
     let mut socket = TcpStream::connect(service.admin).expect("a connection");

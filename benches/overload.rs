@@ -11,6 +11,8 @@
 //!    of each, interleaved, medians.
 #![allow(missing_docs, clippy::pedantic, clippy::restriction)]
 
+mod signed;
+
 use std::{
     cell::RefCell,
     fs,
@@ -24,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alipayplus_cancel::bridge::{keys::PrivateKey, signature};
+use alipayplus_cancel::bridge::keys::PrivateKey;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -33,7 +35,6 @@ use tokio::{
     time,
 };
 
-const PATH: &str = "/aps/api/v1/payments/cancelPayment";
 /// The client that floods, and the one that does not.
 const CLIENTS: [&str; 2] = ["FLOOD", "OTHER"];
 /// Requests a second that [`CLIENTS`] may make in the part about fairness, and that the second one makes.
@@ -127,22 +128,6 @@ impl Service {
     }
 }
 
-fn request(client: usize, key: &PrivateKey, id: usize) -> Vec<u8> {
-    let client = CLIENTS[client];
-    let body = format!(
-        r#"{{"acquirerId":"1022188000000000001","pspId":"1022172000000000001","paymentRequestId":"load-{id}"}}"#
-    );
-    let time = "2026-05-28T12:12:12+08:00";
-    let signed = signature::signed_string("POST", PATH, client, time, body.as_bytes());
-    let header = signature::header("1", &key.sign(&signed).expect("a signature"));
-    format!(
-        "POST {PATH} HTTP/1.1\r\nhost: wallet\r\ncontent-type: application/json; charset=UTF-8\r\n\
-         client-id: {client}\r\nrequest-time: {time}\r\nsignature: {header}\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
-
 /// So many requests of a client's, none of them made before. Signed on both cores: nothing is measured now.
 fn requests(client: usize, keys: &[PrivateKey; 2], count: usize) -> Vec<Vec<u8>> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -151,7 +136,9 @@ fn requests(client: usize, keys: &[PrivateKey; 2], count: usize) -> Vec<Vec<u8>>
     let half = first + count / 2;
     thread::scope(|scope| {
         let halves = [first..half, half..first + count].map(|ids| {
-            scope.spawn(move || ids.map(|id| request(client, key, id)).collect::<Vec<_>>())
+            scope.spawn(move || {
+                ids.map(|id| signed::request(CLIENTS[client], key, id)).collect::<Vec<_>>()
+            })
         });
         halves.into_iter().flat_map(|half| half.join().expect("signatures")).collect()
     })
@@ -321,7 +308,7 @@ fn main() {
             "limits.cancel_payment_deadline=10m",
         ],
     );
-    let whole = request(0, &keys[0], usize::MAX);
+    let whole = signed::request(CLIENTS[0], &keys[0], usize::MAX);
     let _held = runtime.block_on(async {
         let mut socket = TcpStream::connect(full.bridge).await.expect("a connection");
         socket.write_all(&whole[..whole.len() - 1]).await.expect("to send");
