@@ -116,6 +116,7 @@ pub async fn start(
         bounds: bounds(settings),
         connections,
         bodies: None,
+        porter: None,
         told: (telemetry.metrics.clone(), name),
     };
     let probes = Admin::new();
@@ -176,6 +177,7 @@ pub async fn start(
         let tls = tls.map(swapped);
         live.front = Some(LiveFront { bridge: json.clone(), tls: tls.clone() });
         let bridge = listening("bridge", bridge, tls, Protocol::Http1, connections());
+        let bridge = Front { porter: Some(json.porter()), ..bridge };
         fronts.tasks.spawn(bridge.serve(json.router(), stop.clone(), open.clone()));
     }
     if let Some((_, health)) = &core {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{HeaderMap, Method, Request, request::Parts};
+use http::{HeaderValue, Method, Request, request::Parts};
 
 use super::{
     envelope::{self, Address, Verified},
@@ -27,14 +27,12 @@ use crate::{
         rate_limit::{Bucket, Limited},
     },
     listen::Peer,
-    telemetry::{Span, context::TraceContext},
+    telemetry::Span,
 };
 
 /// A request of which only the head was read.
 pub(super) struct Exchange {
     pub(super) parts: Parts,
-    /// Path and query exactly as received.
-    pub(super) target: Box<str>,
     pub(super) api: Option<Api>,
     /// The registered client that it names.
     pub(super) client: Option<Arc<Client>>,
@@ -61,14 +59,13 @@ pub(super) struct Proven {
 }
 
 impl Exchange {
-    pub(super) fn new(bridge: &Bridge, request: Request<Body>) -> Self {
+    pub(super) fn new(bridge: &Bridge, request: Request<Body>, span: Span) -> Self {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
         let setup = bridge.setup.load_full();
-        let target: Box<str> =
-            parts.uri.path_and_query().map_or("", |target| target.as_str()).into();
+        let target = target(&parts);
         // a query is signed for, but does not tell APIs apart
-        let path = target.split_once('?').map_or(&*target, |(path, _)| path);
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
         let api = bridge.paths.get(path).copied();
         let wait = match api {
             Some(Api::CancelPayment) => setup.limits.cancel_payment_deadline,
@@ -78,34 +75,34 @@ impl Exchange {
             .extensions
             .get::<Peer>()
             .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let span = parts.extensions.get::<Span>().cloned();
-        let source = forwarded_for(&parts.headers, setup.limits.trusted_proxies).unwrap_or(peer);
+        let lines = parts.headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        let source = forwarded_for(lines, setup.limits.trusted_proxies).unwrap_or(peer);
         Self {
             api,
             client: envelope::client(&parts.headers, &setup.clients).cloned(),
             deadline: arrived + wait,
-            span: span.unwrap_or_else(|| Span::unrecorded(TraceContext::begin(0.0))),
+            span,
             source: source.into(),
-            served: bridge.paths.contains_key(&*target),
+            served: api.is_some() && path.len() == target.len(),
             proven: AtomicBool::new(false),
             body: Mutex::new(Some(body)),
             room: Mutex::default(),
             parts,
-            target,
             setup,
         }
     }
 
     /// Whom an answer is signed for: whoever has proven to be a client; and before that, whoever names one, on what
     /// nobody but us chose: POST, a served path, no query.
-    pub(super) fn address(&self) -> Option<Address> {
+    pub(super) fn address(&self) -> Option<Address<'_>> {
         let ours = self.parts.method == Method::POST && self.served;
         let client = self.client.as_ref().filter(|_| self.is_proven() || ours)?;
-        Some(Address {
-            method: self.parts.method.clone(),
-            target: self.target.clone(),
-            client: client.id.clone(),
-        })
+        Some(Address { method: &self.parts.method, target: self.target(), client: &client.id })
+    }
+
+    /// Path and query exactly as received.
+    pub(super) fn target(&self) -> &str {
+        target(&self.parts)
     }
 
     /// Whether its signature verified.
@@ -126,6 +123,10 @@ impl Exchange {
     pub(super) fn take_body(&self) -> Option<Body> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+fn target(parts: &Parts) -> &str {
+    parts.uri.path_and_query().map_or("", |target| target.as_str())
 }
 
 /// A body that is being read. Given up half-way, it is there again for whoever has to read it away.
@@ -196,12 +197,18 @@ impl Limited for Proven {
     }
 }
 
+/// Where proxies say whom they saw.
+pub(super) const FORWARDED_FOR: &str = "x-forwarded-for";
+
 /// Where a request came from, as the outermost of so many proxies of ours saw it: each adds the address that it sees at
 /// the end of `X-Forwarded-For`, so that what stands further to the left is anybody's word.
-fn forwarded_for(headers: &HeaderMap, trusted_proxies: usize) -> Option<IpAddr> {
+pub(super) fn forwarded_for<'a>(
+    lines: impl DoubleEndedIterator<Item = &'a [u8]>,
+    trusted_proxies: usize,
+) -> Option<IpAddr> {
     let nth = trusted_proxies.checked_sub(1)?;
-    let lines = headers.get_all("x-forwarded-for").iter().rev();
-    let addresses = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+    let lines = lines.rev().map(|line| std::str::from_utf8(line).unwrap_or_default());
+    let addresses = lines.flat_map(|line| line.rsplit(','));
     address(addresses.map(str::trim).nth(nth)?)
 }
 
@@ -217,11 +224,8 @@ mod tests {
     use super::*;
 
     fn source(trusted: usize, lines: &[&str]) -> Option<String> {
-        let mut headers = HeaderMap::new();
-        for line in lines {
-            headers.append("x-forwarded-for", line.parse().unwrap());
-        }
-        forwarded_for(&headers, trusted).map(|address| address.to_string())
+        let lines = lines.iter().map(|line| line.as_bytes());
+        forwarded_for(lines, trusted).map(|address| address.to_string())
     }
 
     #[test]

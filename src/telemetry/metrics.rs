@@ -14,8 +14,13 @@ use std::{
     time::Duration,
 };
 
-pub use opentelemetry::KeyValue as Label;
-use opentelemetry::metrics::{AsyncInstrument, Counter, Histogram, Meter, UpDownCounter};
+use opentelemetry::metrics::{
+    AsyncInstrument, BoundHistogram, Counter, Histogram, Meter, UpDownCounter,
+};
+pub use opentelemetry::{
+    KeyValue as Label,
+    metrics::{BoundCounter, BoundUpDownCounter},
+};
 
 /// How an instrument counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,6 +233,28 @@ impl Seconds {
     /// One more.
     pub fn record(&self, duration: Duration, labels: &[Label]) {
         self.0.record(duration.as_secs_f64(), labels);
+    }
+
+    /// Those of one series, which is looked up now and never again.
+    pub fn bind(&self, labels: &[Label]) -> BoundSeconds {
+        BoundSeconds(self.0.bind(labels))
+    }
+}
+
+/// Durations of one series.
+#[derive(Clone)]
+pub struct BoundSeconds(BoundHistogram<f64>);
+
+impl BoundSeconds {
+    /// One more.
+    pub fn record(&self, duration: Duration) {
+        self.0.record(duration.as_secs_f64());
+    }
+}
+
+impl fmt::Debug for BoundSeconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BoundSeconds(…)")
     }
 }
 

@@ -34,7 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("bridge", &["domain", "grpc::client", "layer", "listen::Peer", "telemetry"]),
+    ("bridge", &["domain", "grpc::client", "layer", "listen::Peer", "listen::Porter", "telemetry"]),
     ("admin", &["domain", "grpc::client", "telemetry"]),
     ("config", &["domain"]),
     ("tls", &[]),
