@@ -472,9 +472,13 @@ impl Exchange {
     {
         let heard = Heard::new(&self.conversation, request.headers());
         let answered = Arc::new(AtomicBool::new(false));
-        let mut request = request.map(|body| match &self.bodies {
-            Some(bodies) => Received::bounded(body, bodies, self.peer.ip().into(), &answered),
-            None => Received::plain(body),
+        let broken = self.streams.is_some().then(Arc::default);
+        let mut request = request.map(|body| {
+            let received = match &self.bodies {
+                Some(bodies) => Received::bounded(body, bodies, self.peer.ip().into(), &answered),
+                None => Received::plain(body),
+            };
+            received.telling(broken.as_ref())
         });
         request.extensions_mut().insert(Peer(self.peer));
         if let Some(identity) = &self.identity {
@@ -493,7 +497,10 @@ impl Exchange {
             answered.store(true, Ordering::Release);
             drop(heard);
             let open = under_way.map(|(call, open)| {
-                call.answered();
+                // whoever takes a request back while its body is read is answered too, for nobody
+                if !broken.is_some_and(|broken| broken.load(Ordering::Acquire)) {
+                    call.answered();
+                }
                 open
             });
             if open.is_none() && soon.is_cancelled() {
