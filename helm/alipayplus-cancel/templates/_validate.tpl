@@ -1,0 +1,1 @@
+{{- define "alipayplus-cancel.validate" -}}{{- end }}

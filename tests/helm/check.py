@@ -1,0 +1,159 @@
+"""Everything that tests/helm/run checks, once its tools are there. Each check has a sentence that is true when it passes.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import traceback
+
+import kubernetes_validate
+import yaml
+
+import pss
+import settings
+
+KUBERNETES = "1.36"
+HERE = pathlib.Path(__file__).parent
+CHART = HERE.parent.parent / "helm" / "alipayplus-cancel"
+# No schema of these is at hand: they are other projects' kinds.
+CUSTOM = {
+    ("monitoring.coreos.com/v1", "ServiceMonitor"), ("monitoring.coreos.com/v1", "PrometheusRule"),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"), ("gateway.networking.k8s.io/v1", "GRPCRoute"),
+    ("gateway.networking.k8s.io/v1", "TLSRoute"), ("external-secrets.io/v1", "ExternalSecret"),
+    ("secrets-store.csi.x-k8s.io/v1", "SecretProviderClass"),
+}
+CHECKS = []
+
+
+def check(sentence):
+    """A check of this name: a function that returns what is wrong, as a list."""
+    def add(function):
+        CHECKS.append((sentence, function))
+        return function
+    return add
+
+
+class Context:
+    """The tools, and what was rendered: by the name of its values file, the objects."""
+
+    def __init__(self, args):
+        self.helm_binary, self.binary = args.helm, args.binary
+        self.work, self.rendered_dir = pathlib.Path(args.work), pathlib.Path(args.rendered)
+        self.values = {file.name.removesuffix("-values.yaml"): file for file in sorted((CHART / "ci").glob("*-values.yaml"))}
+        self.rendered = {}
+
+    def helm(self, *args):
+        return subprocess.run([self.helm_binary, *map(str, args)], capture_output=True, text=True)
+
+    def template(self, *args, chart=CHART):
+        return self.helm("template", "cancel", chart, "--namespace", "payments", "--kube-version", f"{KUBERNETES}.0", *args)
+
+    def objects(self):
+        for name, objects in self.rendered.items():
+            for it in objects:
+                yield name, it
+
+
+def pods(objects):
+    """Every pod that the objects make: what makes it, its labels, its spec."""
+    for it in objects:
+        if it["kind"] == "Pod":
+            yield it, it["metadata"].get("labels") or {}, it["spec"]
+        elif "template" in (it.get("spec") or {}) and it["kind"] in ("Deployment", "StatefulSet", "Job"):
+            template = it["spec"]["template"]
+            yield it, template["metadata"].get("labels") or {}, template["spec"]
+
+
+def called(name, it):
+    return f"{name}: {it['kind']} {it['metadata']['name']}"
+
+
+@check("every values file of ci/ renders")
+def renders(c):
+    wrong = [f"there are {len(c.values)} of them, and five are promised"] if len(c.values) < 5 else []
+    for name, file in c.values.items():
+        run = c.template("--values", file)
+        if run.returncode:
+            wrong.append(f"{name}: {run.stderr}")
+            continue
+        (c.rendered_dir / f"{name}.yaml").write_text(run.stdout)
+        c.rendered[name] = [it for it in yaml.safe_load_all(run.stdout) if it]
+    return wrong
+
+
+@check("helm lint --strict has nothing to say")
+def lint(c):
+    wrong = []
+    for name, file in c.values.items():
+        run = c.helm("lint", "--strict", "--quiet", "--namespace", "payments", "--values", file, CHART)
+        if run.returncode or "[WARNING]" in run.stdout:
+            wrong.append(f"{name}: {run.stdout}{run.stderr}")
+    return wrong
+
+
+@check(f"every object fits the schema of Kubernetes {KUBERNETES}, strictly")
+def schemas(c):
+    wrong = []
+    for name, it in c.objects():
+        if (it["apiVersion"], it["kind"]) in CUSTOM:
+            continue
+        try:
+            kubernetes_validate.validate(it, KUBERNETES, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            wrong.append(f"{called(name, it)}: {'.'.join(map(str, error.path))}: {error.message}")
+        except kubernetes_validate.SchemaNotFoundError as error:
+            wrong.append(f"{called(name, it)}: {error.message}")
+    return wrong
+
+
+@check("every pod satisfies the restricted Pod Security Standard")
+def restricted(c):
+    return [f"{called(name, it)}: {wrong}"
+            for name, objects in c.rendered.items() for it, _, spec in pods(objects) for wrong in pss.wrong_with(spec)]
+
+
+@check("a pod that breaks one rule of that Standard is found")
+def restricted_finds(c):
+    good = next(spec for it, _, spec in pods(c.rendered["default"]) if it["kind"] == "StatefulSet")
+    return [f"not found: {text}" for text, bad in pss.violations(good)
+            if not any(text in wrong for wrong in pss.wrong_with(bad))]
+
+
+@check("the binary takes every rendered settings file")
+def taken(c):
+    wrong = []
+    material = settings.Material(c.binary, c.work / "material")
+    for name, objects in c.rendered.items():
+        for it, _, spec in pods(objects):
+            if it["kind"] == "Pod":
+                continue  # a test's pod has no settings
+            folder = c.work / f"{name}-{it['kind']}-{it['metadata']['name']}"
+            content, said = settings.check(c.binary, spec, objects, folder, material)
+            if not content:
+                wrong.append(f"{called(name, it)}: {said}")
+    return wrong
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("helm", "binary", "rendered", "work"):
+        parser.add_argument(f"--{name}", required=True)
+    context = Context(parser.parse_args())
+    failed = 0
+    for sentence, function in CHECKS:
+        try:
+            wrong = function(context)
+        except Exception:  # a check that breaks has failed, and the others still run
+            wrong = [traceback.format_exc()]
+        print("ok     " if not wrong else "FAILED ", sentence)
+        for text in wrong:
+            print("       ", text.strip().replace("\n", "\n        "))
+        failed += bool(wrong)
+    objects = sum(len(objects) for objects in context.rendered.values())
+    print(f"{objects} objects of {len(context.rendered)} values files; {len(CHECKS) - failed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
