@@ -2,7 +2,9 @@
 """
 
 import argparse
+import concurrent.futures
 import pathlib
+import re
 import subprocess
 import sys
 import traceback
@@ -10,6 +12,7 @@ import traceback
 import kubernetes_validate
 import yaml
 
+import generate
 import pss
 import settings
 
@@ -135,11 +138,58 @@ def taken(c):
     return wrong
 
 
+@check("each wrong mix is refused with a sentence that says what to do, and every such sentence is tried")
+def refused(c):
+    wrong, said = [], []
+
+    def attempt(case):
+        file, nth, case = case
+        values = c.work / f"refused-{file.stem}-{nth}.yaml"
+        values.write_text(yaml.safe_dump(case["values"]))
+        return file, nth, case, c.template("--values", c.values[case["from"]], "--values", values)
+
+    cases = [(file, nth, case) for file in sorted((HERE / "refusals").glob("*.yaml"))
+             for nth, case in enumerate(yaml.safe_load(file.read_text()), 1)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for file, nth, case, run in pool.map(attempt, cases):
+            said.append(run.stderr)
+            if run.returncode == 0:
+                wrong.append(f"{file.name}, case {nth} renders: {case['values']}")
+            elif case["says"] not in run.stderr:
+                wrong.append(f"{file.name}, case {nth} does not say: {case['says']}\nbut: {run.stderr}")
+    # without the keys that nobody can choose for its user, the chart alone is refused, and says which
+    run = c.template()
+    if run.returncode == 0 or "settings.identity.keys is empty" not in run.stderr:
+        wrong.append(f"the chart without values: {run.stderr}")
+    sentences = re.findall(r'"text" (?:\(printf )?"((?:[^"\\]|\\.)*)"', (CHART / "templates" / "_validate.tpl").read_text())
+    if len(sentences) < 40:
+        wrong.append(f"{len(sentences)} sentences were found in _validate.tpl: is that all?")
+    for sentence in sentences:
+        pattern = re.sub(r"%[sdqv]", ".*", re.escape(sentence.replace('\\"', '"')).replace("%%", "%"))
+        if not any(re.search(pattern, text) for text in said):
+            wrong.append(f"no case of refusals/ is refused with: {sentence}")
+    return wrong
+
+
+@check("README.md and values.schema.json are what values.yaml and schema.py make of them")
+def generated(_):
+    return generate.stale()
+
+
+@check("every setting of the service has its place under `settings`, or is the chart's to set")
+def reachable(_):
+    return generate.settings_missing()
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ("helm", "binary", "rendered", "work"):
         parser.add_argument(f"--{name}", required=True)
-    context = Context(parser.parse_args())
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    if args.write:
+        generate.write()
+    context = Context(args)
     failed = 0
     for sentence, function in CHECKS:
         try:

@@ -91,6 +91,8 @@ Fills in a tier from its root and role:
 */}}
 {{- define "alipayplus-cancel.tier" -}}
 {{- $tier := . }}
+{{- /* a template that has nothing to work with says why, whichever is rendered first */}}
+{{- if not .role }}{{ include "alipayplus-cancel.validate" .root }}{{ end }}
 {{- $values := .root.Values }}
 {{- $fullname := include "alipayplus-cancel.fullname" .root }}
 {{- $pods := deepCopy $values.pods }}
@@ -125,7 +127,18 @@ Fills in a tier from its root and role:
 
 {{/* What the drain needs: the delay, the grace, and what the process may take on top (docs/operations.md, Stopping). */}}
 {{- define "alipayplus-cancel.drainSeconds" -}}
-{{- with .Values.settings.shutdown -}}
-{{ add (include "alipayplus-cancel.seconds" .drain_delay) (include "alipayplus-cancel.seconds" .grace) 10 }}
+{{- with .Values.settings.shutdown | default dict -}}
+{{ add (include "alipayplus-cancel.seconds" (.drain_delay | default "0s")) (include "alipayplus-cancel.seconds" (.grace | default "25s")) 10 }}
+{{- else }}35{{ end }}
 {{- end }}
+
+{{/* Every path of the JSON front, as a JSON array. */}}
+{{- define "alipayplus-cancel.paths" -}}
+{{- $paths := list }}
+{{- range $prefix := .Values.settings.bridge.path_prefixes }}
+{{- range list "payments/cancelPayment" "authorizations/cancelToken" }}
+{{- $paths = append $paths (printf "%s/v1/%s" $prefix .) }}
+{{- end }}
+{{- end }}
+{{- toJson $paths }}
 {{- end }}

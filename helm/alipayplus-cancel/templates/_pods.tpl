@@ -117,8 +117,9 @@ reload never sees new settings with old keys; of a Secret only the keys that are
 {{- define "alipayplus-cancel.pod" -}}
 metadata:
   labels:
-    {{- $labels := include "alipayplus-cancel.labels" . | fromYaml }}
-    {{- toYaml (merge dict .pods.labels $labels) | nindent 4 }}
+    {{- /* neither the chart's version nor the service's: a pod is not started anew for a label */}}
+    {{- $labels := include "alipayplus-cancel.selectorLabels" . | fromYaml }}
+    {{- toYaml (merge dict $labels .pods.labels .root.Values.commonLabels) | nindent 4 }}
   annotations:
     checksum/settings: {{ include "alipayplus-cancel.checksum" . }}
     {{- if .root.Values.metrics.annotations }}
@@ -253,4 +254,20 @@ spec:
     {{- with .pods.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end }}
+
+{{/* The annotations of what is there for the migration alone. Takes its weight. */}}
+{{- define "alipayplus-cancel.hook" -}}
+helm.sh/hook: pre-install,pre-upgrade
+helm.sh/hook-weight: {{ . | quote }}
+# a Job that failed stays, for its log, until the next try
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
+{{- define "alipayplus-cancel.testResources" -}}
+requests:
+  cpu: 50m
+  memory: 32Mi
+limits:
+  memory: 128Mi
 {{- end }}
