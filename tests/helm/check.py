@@ -13,6 +13,7 @@ import kubernetes_validate
 import yaml
 
 import generate
+import promises
 import pss
 import settings
 
@@ -45,12 +46,40 @@ class Context:
         self.work, self.rendered_dir = pathlib.Path(args.work), pathlib.Path(args.rendered)
         self.values = {file.name.removesuffix("-values.yaml"): file for file in sorted((CHART / "ci").glob("*-values.yaml"))}
         self.rendered = {}
+        self.material = settings.Material(self.binary, self.work / "material")
+        self.chart, self.pods = CHART, pods
 
     def helm(self, *args):
         return subprocess.run([self.helm_binary, *map(str, args)], capture_output=True, text=True)
 
     def template(self, *args, chart=CHART):
         return self.helm("template", "cancel", chart, "--namespace", "payments", "--kube-version", f"{KUBERNETES}.0", *args)
+
+    def variation(self, name, values, release="cancel"):
+        """The objects of a values file of ci/, or of none, with other values over it; they have to render."""
+        file = self.work / "variation.yaml"
+        file.write_text(yaml.safe_dump(values))
+        run = self.helm("template", release, CHART, "--namespace", "payments", "--kube-version", f"{KUBERNETES}.0",
+                        *(["--values", self.values[name]] if name else []), "--values", file)
+        if run.returncode:
+            raise RuntimeError(run.stderr)
+        objects = [it for it in yaml.safe_load_all(run.stdout) if it]
+        for it in objects:
+            if (it["apiVersion"], it["kind"]) not in CUSTOM:
+                kubernetes_validate.validate(it, KUBERNETES, strict=True)
+        return objects
+
+    def notes(self, name):
+        """What an install says; a dry run, since only that prints it."""
+        run = self.helm("install", "cancel", CHART, "--namespace", "payments", "--dry-run=client", "--values", self.values[name])
+        return run.stdout[run.stdout.find("NOTES:"):] if run.returncode == 0 else run.stderr
+
+    def signs(self, spec):
+        """The call of a test's pod, its files in place, but printed instead of sent."""
+        folder = self.work / "test-call"
+        settings.lay_out_files(spec, folder, self.material)
+        args = [arg.replace(f"{settings.CONFIG}/", f"{folder}/config/") for arg in spec["containers"][0]["args"]]
+        return subprocess.run([self.binary, *args, "--curl"], capture_output=True, text=True)
 
     def objects(self):
         for name, objects in self.rendered.items():
@@ -126,13 +155,12 @@ def restricted_finds(c):
 @check("the binary takes every rendered settings file")
 def taken(c):
     wrong = []
-    material = settings.Material(c.binary, c.work / "material")
     for name, objects in c.rendered.items():
         for it, _, spec in pods(objects):
             if it["kind"] == "Pod":
                 continue  # a test's pod has no settings
             folder = c.work / f"{name}-{it['kind']}-{it['metadata']['name']}"
-            content, said = settings.check(c.binary, spec, objects, folder, material)
+            content, said = settings.check(c.binary, spec, objects, folder, c.material)
             if not content:
                 wrong.append(f"{called(name, it)}: {said}")
     return wrong
@@ -179,6 +207,9 @@ def generated(_):
 @check("every setting of the service has its place under `settings`, or is the chart's to set")
 def reachable(_):
     return generate.settings_missing()
+
+
+CHECKS += promises.PROMISES
 
 
 def main():

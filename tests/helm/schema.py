@@ -179,7 +179,7 @@ VALUES = table(
         listenAddress=choice("0.0.0.0", "[::]"),
         json=table(type=choice("ClusterIP", "NodePort", "LoadBalancer"), port=PORT, annotations=STRING_MAP,
                    loadBalancerSourceRanges=TEXTS, externalTrafficPolicy=choice("", "Cluster", "Local")),
-        grpc=table(type=choice("ClusterIP", "NodePort", "LoadBalancer"), port=PORT, annotations=STRING_MAP)),
+        grpc=table(type=choice("ClusterIP", "NodePort", "LoadBalancer"), port=PORT, headless=FLAG, annotations=STRING_MAP)),
     networkPolicy=table(
         enabled=FLAG, **{name: KUBERNETES_LIST for name in (
             "jsonFrom", "grpcFrom", "adminFrom", "dnsTo", "databaseTo", "otlpTo", "coreTo", "extraIngress", "extraEgress")}),

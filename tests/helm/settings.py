@@ -59,19 +59,24 @@ class Material:
         return self._made[kind, name]
 
 
-def lay_out(spec, objects, folder, material):
-    """Writes what the pod's projected volume `config` and its CSI volumes hold; returns the settings file."""
-    config = folder / "config"
+def lay_out_files(spec, folder, material):
+    """Writes what the pod's projected volume `config` has of Secrets and ConfigMaps that are not of the release."""
     volume = next(v for v in spec["volumes"] if v["name"] == "config")
     for source in volume["projected"]["sources"]:
-        (kind, of), = source.items()
-        if "items" not in of:
-            data = next(o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"] == of["name"])["data"]
-            for name, text in data.items():
-                write(config / name, text)
-            continue
-        for item in of["items"]:
-            write(config / item["path"], material.of(item["key"], of["name"]))
+        (_, of), = source.items()
+        for item in of.get("items", []):
+            write(folder / "config" / item["path"], material.of(item["key"], of["name"]))
+
+
+def lay_out(spec, objects, folder, material):
+    """Writes that, the settings, and what the pod's CSI volumes hold; returns the settings file."""
+    lay_out_files(spec, folder, material)
+    config = folder / "config"
+    volume = next(v for v in spec["volumes"] if v["name"] == "config")
+    own = next(of["name"] for source in volume["projected"]["sources"] for of in source.values() if "items" not in of)
+    data = next(o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"] == own)["data"]
+    for name, text in data.items():
+        write(config / name, text)
     settings = config / "alipayplus-cancel.toml"
     text = PKCS11.sub('\nfile = "stand-in.private.pem"\n', settings.read_text())
     if "stand-in" in text:

@@ -16,10 +16,13 @@ Sets on the tier
 {{- $s := dict }}
 {{- $core := ne .role "bridge" }}
 {{- $serves := ne .role "migrate" }}
-{{- range $section := ternary (list "telemetry" "limits" "reload" "shutdown") (list "telemetry") $serves }}
+{{- if not $serves }}
+{{- /* its log lines are all that a Job tells */}}
+{{- $_ := set $s "telemetry" (pick (default dict $all.telemetry) "log_format" "log_level") }}
+{{- else }}
+{{- range $section := list "telemetry" "limits" "reload" "shutdown" }}
 {{- $_ := set $s $section (default dict (get $all $section)) }}
 {{- end }}
-{{- if $serves }}
 {{- $_ := set $s "admin" (dict "listen" (printf "%s:9090" $values.service.listenAddress)) }}
 {{- if not (hasKey $s.limits "replicas") }}{{ $_ := set $s.limits "replicas" (max 1 .least) }}{{ end }}
 {{- end }}

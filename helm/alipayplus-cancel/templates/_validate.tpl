@@ -256,6 +256,9 @@ hangs on several values, or deserves a better sentence than a schema gives; name
 {{- $json := include "alipayplus-cancel.roleOf" (dict "root" .root "front" "json") }}
 {{- $grpc := include "alipayplus-cancel.roleOf" (dict "root" .root "front" "grpc") }}
 {{- with .values }}
+{{- if and .service.grpc.headless (ne .service.grpc.type "ClusterIP") }}
+{{- include "alipayplus-cancel.problem" (dict "found" $found "text" (printf "service.grpc.headless with service.grpc.type %s: a headless Service has no address of its own to give; set the type to ClusterIP, or headless to false" .service.grpc.type)) }}
+{{- end }}
 {{- if .ingress.enabled }}
 {{- if not $json }}
 {{- include "alipayplus-cancel.problem" (dict "found" $found "text" "ingress.enabled without bridges: this release has no JSON front to lead to; set ingress.enabled to false, or bridge.enabled to true") }}
