@@ -51,7 +51,8 @@ class Context:
         self.chart, self.pods = CHART, pods
 
     def helm(self, *args):
-        return subprocess.run([self.helm_binary, *map(str, args)], capture_output=True, text=True)
+        # none takes a second, and one that asks a cluster or hangs must not hold CI
+        return subprocess.run([self.helm_binary, *map(str, args)], capture_output=True, text=True, timeout=60)
 
     def template(self, *args, chart=CHART):
         return self.helm("template", "cancel", chart, "--namespace", "payments", "--kube-version", f"{KUBERNETES}.0", *args)
@@ -80,7 +81,7 @@ class Context:
         folder = self.work / "test-call"
         settings.lay_out_files(spec, folder, self.material)
         args = [arg.replace(f"{settings.CONFIG}/", f"{folder}/config/") for arg in spec["containers"][0]["args"]]
-        return subprocess.run([self.binary, *args, "--curl"], capture_output=True, text=True)
+        return subprocess.run([self.binary, *args, "--curl"], capture_output=True, text=True, timeout=60)
 
     def objects(self):
         for name, objects in self.rendered.items():

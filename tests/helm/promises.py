@@ -468,16 +468,19 @@ def openshift(c):
     return wrong_if(({"runAsUser", "runAsGroup", "fsGroup"} & set(spec["securityContext"]), str(spec["securityContext"]))) + pss.wrong_with(spec)
 
 
-@promise("alerts and dashboards are those of the files, unchanged")
+@promise("alerts and dashboards are those of the files, unchanged but for where runbooks are read")
 def watched(c):
     import json
     import yaml
     objects = c.rendered["everything"]
     rule, = of_kind(objects, "PrometheusRule")
+    based, = of_kind(c.variation("everything", {"metrics": {"prometheusRule": {"runbookUrlBase": "https://git.example.com/"}}}), "PrometheusRule")
+    urls = lambda it: [r["annotations"]["runbook_url"] for group in it["spec"]["groups"] or [] for r in group["rules"] if "alert" in r]
     groups = [group for file in sorted((c.chart / "rules").glob("*.yaml")) for group in yaml.safe_load(file.read_text())["groups"]]
     boards = {file.name: json.loads(file.read_text()) for file in (c.chart / "dashboards").glob("*.json")}
     held = next(it for it in of_kind(objects, "ConfigMap") if it["metadata"]["name"].endswith("-dashboards")).get("data") or {}
     return wrong_if(((rule["spec"]["groups"] or []) != groups, "rules differ"),
+                    (urls(based) != [f"https://git.example.com/{url}" for url in urls(rule)], f"runbooks: {urls(based)}"),
                     ({name: json.loads(text) for name, text in held.items()} != boards, "dashboards differ"))
 
 

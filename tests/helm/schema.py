@@ -198,7 +198,7 @@ VALUES = table(
     metrics=table(
         annotations=FLAG,
         serviceMonitor=table(enabled=FLAG, labels=STRING_MAP, interval=DURATION, scrapeTimeout=DURATION),
-        prometheusRule=table(enabled=FLAG, labels=STRING_MAP),
+        prometheusRule=table(enabled=FLAG, runbookUrlBase=text(), labels=STRING_MAP),
         dashboards=table(enabled=FLAG, labels=STRING_MAP, annotations=STRING_MAP)),
     tests=table(enabled=FLAG, call=table(
         enabled=FLAG, clientId=text(), keyVersion=text(VERSION), key=MAYBE_SECRET_FILE, peerKey=TESTS_FILE,

@@ -97,5 +97,5 @@ def check(binary, spec, objects, folder, material):
     settings = lay_out(spec, objects, folder, material)
     args = spec["containers"][0]["args"]
     role = args[args.index("--role") + 1] if "--role" in args else ("core" if args[0] == "migrate" else "all")
-    run = subprocess.run([binary, "config", "check", "--config", settings, "--role", role], capture_output=True, text=True)
+    run = subprocess.run([binary, "config", "check", "--config", settings, "--role", role], capture_output=True, text=True, timeout=60)
     return run.returncode == 0, run.stdout + run.stderr
