@@ -27,8 +27,8 @@ use crate::{
 pub(super) struct Answered {
     pub(super) code: ResultCode,
     pub(super) api: Option<Api>,
-    /// Whether it proved to be who it named.
-    pub(super) proven: bool,
+    /// The version of the client's key by which it proved to be who it named, if it did.
+    pub(super) proven: Option<Arc<str>>,
     /// The registered client that the request named.
     pub(super) client: Option<ClientId>,
     /// Why it was turned away, if it was.
@@ -61,6 +61,7 @@ impl ObserveLayer {
                 metrics.requests.add(0, &request(Some(api), code));
             }
         }
+        metrics.shed.add(0, &[label("front", FRONT), label("reason", "in_flight")]);
         for result in ["hit", "miss"] {
             metrics.signature_cache.add(0, &[label("result", result)]);
         }
@@ -174,7 +175,8 @@ impl Watch {
             }
             Some(Refusal::OverRate { .. }) => {
                 // nobody makes another's figure grow by naming him
-                let who = if answered.proven { client() } else { label("client", "unknown") };
+                let who =
+                    if answered.proven.is_some() { client() } else { label("client", "unknown") };
                 metrics.rate_limited.add(1, &[who, label("front", FRONT)]);
             }
             Some(Refusal::NotAllowed | Refusal::OutOfTime | Refusal::Panicked) | None => {}
@@ -184,6 +186,9 @@ impl Watch {
             ResultCode::InvalidSignature | ResultCode::KeyNotFound | ResultCode::InvalidClient
         ) {
             metrics.signature_failures.add(1, &[client()]);
+        }
+        if let Some(version) = &answered.proven {
+            metrics.signature_verified.add(1, &[client(), label("version", Arc::clone(version))]);
         }
         if let Some(cached) = answered.cached {
             let result = if cached { "hit" } else { "miss" };

@@ -92,7 +92,7 @@ async fn respond(exchange: &Exchange, reply: &Reply) -> Response<Bytes> {
     let code = if is_withheld { ResultCode::UnknownException } else { reply.code };
     response.extensions_mut().insert(Answered {
         code,
-        proven: exchange.is_proven(),
+        proven: exchange.proven_by().cloned(),
         api: exchange.api,
         client: exchange.client.as_ref().map(|client| client.id.clone()),
         refusal: reply.refusal,
