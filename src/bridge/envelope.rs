@@ -26,12 +26,20 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UT
 
 /// A body whose signature verified: these very bytes were sent by the client.
 #[derive(Debug)]
-pub struct Verified(Bytes);
+pub struct Verified {
+    body: Bytes,
+    key_version: Arc<str>,
+}
 
 impl Verified {
     /// The bytes as received.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.body
+    }
+
+    /// The version of the client's key that proved it.
+    pub fn key_version(&self) -> &Arc<str> {
+        &self.key_version
     }
 }
 
@@ -139,10 +147,9 @@ pub fn verify(
     }
     let signed =
         signature::signed_string(parts.method.as_str(), target, client.id.as_str(), time, &body);
-    if !keys.any(|key| key.verify(&signed, &header.signature)) {
-        return Err(Reply::of(ResultCode::InvalidSignature));
-    }
-    Ok(Verified(body))
+    let proves = keys.find(|key| key.key.verify(&signed, &header.signature));
+    let proves = proves.ok_or_else(|| Reply::of(ResultCode::InvalidSignature))?;
+    Ok(Verified { body, key_version: Arc::clone(&proves.version) })
 }
 
 /// A response without signature, for whoever has not proven anything and named no client of ours.

@@ -2,10 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
 };
 
@@ -44,7 +41,8 @@ pub(super) struct Exchange {
     pub(super) span: Span,
     source: Source,
     served: bool,
-    proven: AtomicBool,
+    /// The version of the client's key that proved it.
+    proven: OnceLock<Arc<str>>,
     body: Mutex<Option<Body>>,
     /// The room that it takes, until its answer is made.
     room: Mutex<Option<(Share, Share)>>,
@@ -84,7 +82,7 @@ impl Exchange {
             span,
             source: source.into(),
             served: api.is_some() && path.len() == target.len(),
-            proven: AtomicBool::new(false),
+            proven: OnceLock::new(),
             body: Mutex::new(Some(body)),
             room: Mutex::default(),
             parts,
@@ -107,11 +105,16 @@ impl Exchange {
 
     /// Whether its signature verified.
     pub(super) fn is_proven(&self) -> bool {
-        self.proven.load(Ordering::Relaxed)
+        self.proven.get().is_some()
     }
 
-    pub(super) fn set_proven(&self) {
-        self.proven.store(true, Ordering::Relaxed);
+    /// By which version of the client's key it was proven, if it was.
+    pub(super) fn proven_by(&self) -> Option<&Arc<str>> {
+        self.proven.get()
+    }
+
+    pub(super) fn set_proven(&self, key_version: &Arc<str>) {
+        self.proven.get_or_init(|| Arc::clone(key_version));
     }
 
     /// The body, as long as nobody has read all of it.

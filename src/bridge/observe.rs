@@ -31,8 +31,8 @@ use crate::{
 pub(super) struct Answered {
     pub(super) code: ResultCode,
     pub(super) api: Option<Api>,
-    /// Whether it proved to be who it named.
-    pub(super) proven: bool,
+    /// The version of the client's key by which it proved to be who it named, if it did.
+    pub(super) proven: Option<Arc<str>>,
     /// The registered client that the request named.
     pub(super) client: Option<Arc<Client>>,
     /// Why it was turned away, if it was.
@@ -110,7 +110,7 @@ impl ObserveLayer {
                 counter.add(0);
             }
         }
-        for counter in [&usual.cached, &usual.computed] {
+        for counter in [&usual.shed, &usual.cached, &usual.computed] {
             counter.add(0);
         }
         let route = |path: &String| {
@@ -246,7 +246,8 @@ impl Watch {
             Some(Refusal::Busy) => usual.shed.add(1),
             Some(Refusal::OverRate { .. }) => {
                 // nobody makes another's figure grow by naming him
-                let who = if answered.proven { client() } else { label("client", "unknown") };
+                let who =
+                    if answered.proven.is_some() { client() } else { label("client", "unknown") };
                 metrics.rate_limited.add(1, &[who, label("front", FRONT)]);
             }
             Some(Refusal::NotAllowed | Refusal::OutOfTime | Refusal::Panicked) | None => {}
@@ -256,6 +257,9 @@ impl Watch {
             ResultCode::InvalidSignature | ResultCode::KeyNotFound | ResultCode::InvalidClient
         ) {
             metrics.signature_failures.add(1, &[client()]);
+        }
+        if let Some(version) = &answered.proven {
+            metrics.signature_verified.add(1, &[client(), label("version", Arc::clone(version))]);
         }
         if let Some(cached) = answered.cached {
             if cached { usual.cached.add(1) } else { usual.computed.add(1) }

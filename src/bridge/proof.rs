@@ -85,7 +85,7 @@ async fn prove(exchange: Arc<Exchange>, share: &mut Share) -> Result<Proven, Rep
     // Verifying runs to its end on one of the async workers, so there are never more at once than workers.
     let (parts, target) = (&exchange.parts, exchange.target());
     let body = envelope::verify(parts, target, &client, body, now(), skew_max)?;
-    exchange.set_proven();
+    exchange.set_proven(body.key_version());
     let api = exchange.api.ok_or_else(|| Reply::of(ResultCode::NoInterfaceDef))?;
     Ok(Proven { exchange, api, client, body })
 }

@@ -95,7 +95,7 @@ async fn respond(exchange: &Exchange, reply: &Reply) -> (Response<Bytes>, Answer
     let code = if is_withheld { ResultCode::UnknownException } else { reply.code };
     let answered = Answered {
         code,
-        proven: exchange.is_proven(),
+        proven: exchange.proven_by().cloned(),
         api: exchange.api,
         client: exchange.client.clone(),
         refusal: reply.refusal,

@@ -196,6 +196,12 @@ impl Front {
         // not shared with the connections: it closes when this loop ends, so that newcomers are refused and go elsewhere
         let Self { listener, tls, protocol, bounds, connections: budget, bodies, porter, told } =
             self;
+        // a series that is not there yet cannot be seen to grow
+        let (metrics, front) = &told;
+        metrics.shed.add(0, &[label("front", *front), label("reason", "connections")]);
+        if tls.is_some() {
+            metrics.handshake_failures.add(0, &[label("front", *front)]);
+        }
         let speaker = Arc::new(Speaker {
             tls,
             protocol,

@@ -78,6 +78,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("cryptoki", &["bridge"]),
     ("num_bigint", &["bridge"]),
+    ("x509_cert", &["tls"]),
     ("rustls", &["listen", "grpc", "store", "tls", "app", "cli"]),
     (
         "tokio",
