@@ -70,6 +70,14 @@ fn settings_with(file: &Path, set: &[(&str, &str)]) -> anyhow::Result<Loaded> {
     Ok(loaded.map_err(|error| Usage(error.to_string()))?)
 }
 
+/// The settings of a tool that wants the keys that sign: those of a bridge alone are enough, and its file lacks what a
+/// core needs.
+fn settings_of_signer(file: &Path) -> anyhow::Result<Loaded> {
+    let of_bridge = Settings::load_as(Role::Bridge, Some(file), environment(), &[]);
+    let loaded = of_bridge.or_else(|_| Settings::load(Some(file), environment(), &[]));
+    Ok(loaded.map_err(|error| Usage(error.to_string()))?)
+}
+
 /// Opens the store that the settings name.
 async fn open_tool(settings: &Settings) -> anyhow::Result<Tool> {
     app::open_tool(settings).await.map_err(start_error)

@@ -129,6 +129,21 @@ fn bad_settings_are_told_with_file_and_line_and_exit_status_2() {
 }
 
 #[test]
+fn keys_show_prints_the_signing_key_of_a_bridge_that_has_no_hash_keys() {
+    let dir = folder();
+    ended_with(&run(&["keys", "generate", "--out", text(&dir.path().join("wallet"))]), 0);
+    let settings = dir.path().join("bridge.toml");
+    let bridge = "bridge.core = \"https://core:50051\"\n\
+        bridge.core_tls = { ca_file = \"ca\", cert_file = \"crt\", key_file = \"key\" }\n\
+        [[identity.keys]]\nversion = \"1\"\nfile = \"wallet.private.pem\"\n";
+    fs::write(&settings, bridge).unwrap();
+    let shown = run(&["keys", "show", "--config", text(&settings), "--form", "spki-pem"]);
+    ended_with(&shown, 0);
+    let public = fs::read_to_string(dir.path().join("wallet.public.pem")).unwrap();
+    assert_eq!(out(&shown).trim(), public.trim());
+}
+
+#[test]
 fn a_bad_key_file_is_told_in_one_message_and_exit_status_2() {
     for (file, bytes) in [
         ("wallet.pem", &b"not a key"[..]),
