@@ -18,6 +18,7 @@ import pss
 import settings
 
 KUBERNETES = "1.36"
+OLDEST = "1.27"  # as Chart.yaml has it
 HERE = pathlib.Path(__file__).parent
 CHART = HERE.parent.parent / "helm" / "alipayplus-cancel"
 # No schema of these is at hand: they are other projects' kinds.
@@ -124,18 +125,19 @@ def lint(c):
     return wrong
 
 
-@check(f"every object fits the schema of Kubernetes {KUBERNETES}, strictly")
+@check(f"every object fits the schemas of Kubernetes {OLDEST} and {KUBERNETES}, strictly")
 def schemas(c):
-    wrong = []
+    wrong = [] if f'">={OLDEST}.0-0"' in (CHART / "Chart.yaml").read_text() else [f"Chart.yaml has another kubeVersion than {OLDEST}"]
     for name, it in c.objects():
         if (it["apiVersion"], it["kind"]) in CUSTOM:
             continue
-        try:
-            kubernetes_validate.validate(it, KUBERNETES, strict=True)
-        except kubernetes_validate.ValidationError as error:
-            wrong.append(f"{called(name, it)}: {'.'.join(map(str, error.path))}: {error.message}")
-        except kubernetes_validate.SchemaNotFoundError as error:
-            wrong.append(f"{called(name, it)}: {error.message}")
+        for version in (OLDEST, KUBERNETES):
+            try:
+                kubernetes_validate.validate(it, version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                wrong.append(f"{called(name, it)}, {version}: {'.'.join(map(str, error.path))}: {error.message}")
+            except kubernetes_validate.SchemaNotFoundError as error:
+                wrong.append(f"{called(name, it)}: {error.message}")
     return wrong
 
 

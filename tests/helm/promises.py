@@ -354,6 +354,8 @@ def restarts(c):
         ("another client", client(before), False),
         ("a limit", {"settings": {"limits": {"max_in_flight": 99}}}, False),
         ("callers", {"settings": {"grpc": {"callers": [{"sans": ["a"], "methods": ["*"]}]}}}, False),
+        ("names of callers", {"settings": {"grpc": {"tls": {"allowed_sans": ["a"]}}}}, False),
+        ("no TLS", {"settings": {"bridge": {"tls": None}}}, True),
         ("the policy", {"settings": {"policy": {"acquirer_check": "observe"}}}, True),
         ("a deadline", {"settings": {"limits": {"queue_wait": "2s"}}}, True),
         ("the log's level", {"settings": {"telemetry": {"log_level": "debug"}}}, True),
@@ -364,6 +366,21 @@ def restarts(c):
         wrong += wrong_if((settings[0] == settings[1], f"{what}: changes nothing"),
                           ((template(before) != template(after)) != restarts, f"{what}: {'no ' * restarts}restart"))
     return wrong
+
+
+@promise("what is left out of that checksum is what the service says it takes over, but for bodies")
+def live(c):
+    source = (c.chart.parent.parent / "src" / "app" / "reload.rs").read_text()
+    taken = set(re.findall(r'"([a-z_.]+)"', re.search(r"const LIVE: .*?= \[(.*?)\];", source, re.DOTALL)[1]))
+    template = (c.chart / "templates" / "_settings.tpl").read_text().split('define "alipayplus-cancel.checksum"')[1]
+    words = lambda pattern: re.findall(r'"([a-z_]+)"', re.search(pattern, template)[1])
+    left = {f"{section}." for section in words(r"omit \.settings ([^)]*)\)")}
+    left |= {f"grpc.{name}" for name in words(r'dict "grpc" \(list ([^)]*)\)')}
+    left |= {f"{section}.{name}." for section in ("grpc", "bridge") for name in words(r"range list ([^}]*)}}")}
+    left |= {f"limits.{name}" for name in words(r'"limits" \(omit \. ([^)]*)\)')}
+    covered = lambda name, by: any(name.startswith(other) or other.startswith(name) for other in by)
+    return [f"the service takes over {name}, and pods restart for it" for name in taken - {"limits.body_"} if not covered(name, left)] + [
+        f"{name} is left out, and the service does not take it over" for name in left - {"grpc.core_tls."} if not covered(name, taken)]
 
 
 @promise("the hooks of the migration need nothing of the release but hooks of a lower weight")
@@ -397,6 +414,11 @@ def two_releases(c):
     policy = named(bridges, "NetworkPolicy", workloads(bridges)["bridge"]["metadata"]["name"])["spec"]
     core = settings_of(bridges, spec)["bridge"]["core"]
     cores = c.variation("two-tier-mtls", {"bridge": {"enabled": False}})
+    reference = {"secret": {"name": "wallet-signing", "key": "tls.crt"}}
+    # what a release of bridges has to say, and no word about a store
+    c.variation(None, {"mode": "two-tier", "core": {"enabled": False}, "bridge": {"coreUrls": ["https://a.example:50051"]}, "settings": {
+        "bridge": {"core_tls": {name: reference for name in ("ca_file", "cert_file", "key_file")}},
+        "identity": {"keys": [{"version": "1", "file": reference}]}}})
     out = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
     return wrong_if((set(workloads(bridges)) != {"bridge"} or of_kind(bridges, "Job"), "bridges alone"),
                     (core != "https://a.example:50051,https://b.example:50052" or not {50051, 50052} <= out, f"{core}, {out}"),

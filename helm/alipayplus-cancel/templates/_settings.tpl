@@ -205,20 +205,26 @@ alipayplus-cancel.toml: |
 {{- end }}
 
 {{/*
-A hash over what needs a restart. What the service takes over by itself (docs/operations.md, Reload) is left out: a new
-client or rate is in effect seconds after its ConfigMap changed, and pods that restart for it would only cost. A change
-of both restarts pods, and the old ones refuse it until they are replaced. References that change are part of the pod.
+A hash over what needs a restart. What the service takes over by itself (src/app/reload.rs, LIVE; docs/operations.md, Reload)
+is left out: a new client or rate is in effect seconds after its ConfigMap changed, and pods that restart for it would only
+cost. A change of both restarts pods, and the old ones refuse it until they are replaced. References that change are part
+of the pod. `limits.body_` counts here, because the gRPC front takes it over with a restart alone.
 */}}
 {{- define "alipayplus-cancel.checksum" -}}
-{{- $s := deepCopy .settings }}
-{{- $_ := unset $s "clients" }}
-{{- $_ := unset $s "identity" }}
-{{- $_ := unset $s "reload" }}
-{{- with $s.grpc }}
-{{- $_ := set $s "grpc" (omit . "callers" "rates" "max_in_flight" "max_in_flight_per_caller") }}
+{{- $s := deepCopy (omit .settings "clients" "identity" "reload") }}
+{{- range $section, $live := dict "grpc" (list "callers" "rates" "max_in_flight" "max_in_flight_per_caller") "bridge" list }}
+{{- with get $s $section }}
+{{- $rest := . }}
+{{- range $live }}{{ $rest = omit $rest . }}{{ end }}
+{{- /* whether there is TLS needs a restart, with which certificates does not */}}
+{{- range list "tls" "core_tls" }}
+{{- if hasKey $rest . }}{{ $rest = set (omit $rest .) . "is set" }}{{ end }}
+{{- end }}
+{{- $_ := set $s $section $rest }}
+{{- end }}
 {{- end }}
 {{- with $s.limits }}
-{{- $_ := set $s "limits" (omit . "max_in_flight" "max_in_flight_per_source" "max_in_flight_per_client" "replicas" "trusted_proxies" "request_time_skew") }}
+{{- $_ := set $s "limits" (omit . "max_in_flight" "max_in_flight_per_source" "max_in_flight_per_client" "replicas" "request_time_skew" "trusted_proxies" "unproven_per_source") }}
 {{- end }}
 {{- toJson $s | sha256sum }}
 {{- end }}

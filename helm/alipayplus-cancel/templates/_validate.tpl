@@ -29,7 +29,7 @@ hangs on several values, or deserves a better sentence than a schema gives; name
 {{- end }}
 {{- end }}
 {{- else }}
-{{- if eq .store.kind "sqlite" }}
+{{- if and (eq .store.kind "sqlite") .core.enabled }}
 {{- include "alipayplus-cancel.problem" (dict "found" $found "text" "mode is two-tier with store.kind sqlite: an embedded store belongs to one process, and cores are several; set store.kind to postgres, or mode to single") }}
 {{- end }}
 {{- if not (or .core.enabled .bridge.enabled) }}
@@ -51,7 +51,8 @@ hangs on several values, or deserves a better sentence than a schema gives; name
 {{- define "alipayplus-cancel.validate.store" -}}
 {{- $found := .found }}
 {{- with .values }}
-{{- if eq .store.kind "sqlite" }}
+{{- if not (include "alipayplus-cancel.roleOf" (dict "root" $.root "front" "grpc")) }}
+{{- else if eq .store.kind "sqlite" }}
 {{- if gt (int .pods.replicas) 1 }}
 {{- include "alipayplus-cancel.problem" (dict "found" $found "text" (printf "pods.replicas is %d with store.kind sqlite: an embedded store belongs to one process; set pods.replicas to 1, or store.kind to postgres" (int .pods.replicas))) }}
 {{- end }}
@@ -63,7 +64,7 @@ hangs on several values, or deserves a better sentence than a schema gives; name
 {{- include "alipayplus-cancel.problem" (dict "found" $found "text" "store.postgres is set, and store.kind is sqlite: set store.kind to postgres, or take store.postgres out") }}
 {{- end }}
 {{- end }}
-{{- else if include "alipayplus-cancel.roleOf" (dict "root" $.root "front" "grpc") }}
+{{- else }}
 {{- with .store.postgres }}
 {{- range $name := list "hosts" "database" "user" }}
 {{- if not (get $.values.store.postgres $name) }}
