@@ -15,6 +15,7 @@ pub mod config;
 pub mod doctor;
 mod exchange;
 pub mod feed;
+pub mod health;
 pub mod import;
 pub mod keys;
 mod lines;

@@ -66,6 +66,7 @@ fn every_subcommand_has_a_help() {
         &["migrate"],
         &["migrate-store"],
         &["backup"],
+        &["health"],
         &["verify"],
         &["reconcile"],
     ] {
@@ -201,6 +202,38 @@ fn a_second_process_on_one_store_ends_with_exit_status_1_and_the_first_goes_on()
     ended_with(&output, 1);
     assert!(err(&output).contains("store.url"), "{}", err(&output));
     service.json().cancel_payment("p", "a", &unique("pay")).expect("SUCCESS").assert_signed();
+}
+
+#[test]
+fn health_is_status_0_of_who_is_ready_and_says_why_of_who_does_not_answer() {
+    let health = |url: &str| run(&["health", "--url", url, "--timeout", "200ms"]);
+    let service = Service::shared();
+    for (path, said) in [("readyz", "ready\n"), ("livez", "ok\n")] {
+        let url = format!("http://{}/{path}", service.ports().admin);
+        // not what is tested here: a busy machine may need more
+        let output = run(&["health", "--url", &url, "--timeout", "20s"]);
+        ended_with(&output, 0);
+        assert_eq!(out(&output), said);
+    }
+    let output = health(&format!("http://{}/nowhere", service.ports().admin));
+    ended_with(&output, 1);
+    assert!(err(&output).contains("answers 404"), "{}", err(&output));
+
+    // the kernel takes the connection, and nobody ever answers
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/readyz", silent.local_addr().unwrap());
+    let output = health(&url);
+    ended_with(&output, 1);
+    assert!(err(&output).contains("no answer within 200ms"), "{}", err(&output));
+    drop(silent);
+    let output = health(&url);
+    ended_with(&output, 1);
+    assert!(err(&output).contains("cannot connect"), "{}", err(&output));
+
+    for url in ["https://127.0.0.1:9090/readyz", "127.0.0.1:9090", "/readyz"] {
+        ended_with(&health(url), 2);
+    }
+    ended_with(&run(&["health", "--timeout", "0s"]), 2);
 }
 
 #[test]
