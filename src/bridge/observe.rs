@@ -265,10 +265,10 @@ impl Watch {
             if cached { usual.cached.add(1) } else { usual.computed.add(1) }
         }
         self.span.set("alipayplus.result_code", answered.code.wire());
-        if let Some(client) = &answered.client {
-            if self.span.is_recorded() {
-                self.span.set("alipayplus.client_id", client.id.as_str().to_owned());
-            }
+        if let Some(client) = &answered.client
+            && self.span.is_recorded()
+        {
+            self.span.set("alipayplus.client_id", client.id.as_str().to_owned());
         }
     }
 }

@@ -135,13 +135,9 @@ mod tests {
 
     /// What is passed over leaves no trace but how much of the line is read, which nobody asks for behind a name.
     fn told(found: Found) -> Found {
-        match found {
-            Found::More(Head::Inside(mut lines)) => {
-                lines.line = lines.line.min(u8::try_from(NAME_BYTES).unwrap() + 1);
-                Found::More(Head::Inside(lines))
-            }
-            found => found,
-        }
+        let Found::More(Head::Inside(mut lines)) = found else { return found };
+        lines.line = lines.line.min(u8::try_from(NAME_BYTES).unwrap() + 1);
+        Found::More(Head::Inside(lines))
     }
 
     proptest::proptest! {
