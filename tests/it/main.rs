@@ -39,6 +39,7 @@ mod layering;
 mod limits;
 mod mtls;
 mod oracle;
+mod plain;
 mod postgres;
 mod properties;
 mod reload;
