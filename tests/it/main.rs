@@ -15,6 +15,9 @@
 
 mod harness;
 
+use harness::grpc::wire;
+
+mod asked;
 mod attacks;
 mod both_fronts;
 mod check_order;
