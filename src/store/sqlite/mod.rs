@@ -11,6 +11,7 @@ mod check;
 mod consumer;
 mod event;
 mod guard;
+mod lock;
 mod migrate;
 mod payment;
 mod row;
@@ -21,7 +22,7 @@ mod write;
 mod writer;
 
 use std::{
-    fs::{File, TryLockError},
+    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -34,7 +35,7 @@ pub use self::{
     backup::BackupError,
     check::{Checked, Progress},
 };
-use self::{standing::Entry, write::Write};
+use self::{lock::Lock, standing::Entry, write::Write};
 
 use super::{
     Backlog, Batch, Cursor, Error, Follow, Granted, Head, Outstanding, OutstandingPayment, Page,
@@ -162,7 +163,7 @@ pub struct Sqlite {
     reading: Arc<Semaphore>,
     stopped_uncleanly: bool,
     /// Held as long as the store is open: one process at a time.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Fingerprints of the token hash keys, primary first.
@@ -178,7 +179,7 @@ impl Sqlite {
         hash_keys: &HashKeyFingerprints,
     ) -> Result<(Self, usize), OpenError> {
         let sqlite = |source| opening(path, source);
-        let lock = lock(path)?;
+        let lock = Lock::take(path)?;
         make(path)?;
         let mut connection = connect(path).map_err(sqlite)?;
         // a database that is refused keeps its log, in which people may look for what is lost
@@ -238,7 +239,7 @@ impl Sqlite {
         let partitions = migrate::belongs(&connection, path)?;
         // while no service runs, nobody has looked yet whether all commits are here: a copy must become suspect before
         // it can be reconciled
-        let _lock = match lock(path) {
+        let _lock = match Lock::take(path) {
             Ok(lock) => {
                 keep_log(&connection, true).map_err(sqlite)?;
                 let doubt = guard::examine(&connection, path)?;
@@ -430,21 +431,6 @@ impl Store for Sqlite {
 
     fn take_over(&self, takeover: Takeover) -> Pending<'_, Result<(), Error>> {
         Box::pin(self.writer.run(move |write| takeover::take_over(write, &takeover)))
-    }
-}
-
-/// Makes sure that no other process has the store open.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
-    let open =
-        |source: std::io::Error| OpenError::Open { path: path.to_owned(), source: source.into() };
-    let file = File::options().create(true).truncate(false).write(true).open(name).map_err(open)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
-        Err(TryLockError::Error(source)) => Err(open(source)),
     }
 }
 
