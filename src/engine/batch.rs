@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     CLOCK_SKEW_MAX, Clock, Error,
     command::{Answered, Command},
+    now,
     working::Working,
 };
 use crate::{
@@ -58,7 +59,7 @@ impl<C: Command> Entry<C> {
         trace: Option<Span>,
         answer: oneshot::Sender<Result<C::Answer, Error>>,
     ) -> Self {
-        Self { command, client, trace, queued: Instant::now(), decided: None, answer }
+        Self { command, client, trace, queued: now(), decided: None, answer }
     }
 }
 
@@ -127,7 +128,7 @@ impl<C: Command> AnyEntry for Entry<C> {
                 C::NAME
             );
         }
-        let took: Duration = self.queued.elapsed();
+        let took: Duration = now().saturating_duration_since(self.queued);
         let about = Answered { client: self.client.as_ref(), trace, took };
         self.command.log(&answer, &about);
         if let Some(span) = self.trace.as_ref().filter(|span| span.is_recorded()) {
@@ -221,8 +222,9 @@ impl Batch for Decisions {
 
 /// The time of day it was then.
 fn moment(then: Instant) -> SystemTime {
+    let ago = now().saturating_duration_since(then);
     let now = SystemTime::now();
-    now.checked_sub(then.elapsed()).unwrap_or(now)
+    now.checked_sub(ago).unwrap_or(now)
 }
 
 fn agree(ours: Timestamp, theirs: Timestamp) -> bool {

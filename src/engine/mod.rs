@@ -383,11 +383,16 @@ impl Engine {
         match time::timeout_at(deadline.into(), answered).await {
             Ok(Ok(answer)) => answer,
             // the worker leaves out whoever's deadline has passed, and may notice that first
-            Ok(Err(_)) if deadline <= Instant::now() => Err(Error::DeadlinePassed),
+            Ok(Err(_)) if deadline <= now() => Err(Error::DeadlinePassed),
             Ok(Err(_)) => Err(Error::Stopping),
             Err(_) => Err(Error::DeadlinePassed),
         }
     }
+}
+
+/// This moment, by the clock that tokio's timers run on, so that who holds that clock (a simulation) holds deadlines too.
+pub(crate) fn now() -> Instant {
+    time::Instant::now().into_std()
 }
 
 fn stored(source: store::Error) -> Error {
@@ -428,7 +433,7 @@ impl Worker {
         // while the store fails, waiting is its doing and not that of too many callers
         let mut commits = true;
         while inbox.recv_many(&mut waiting, self.batch_max).await > 0 {
-            let now = Instant::now();
+            let now = now();
             let deadline = waiting.iter().map(|waiting| waiting.deadline).max().unwrap_or(now);
             let deadline = deadline.min(now + PATIENCE);
             let (mut entries, mut permits) = (Vec::new(), Vec::<OwnedSemaphorePermit>::new());
@@ -465,12 +470,11 @@ impl Worker {
             let (clock, policy) = (Arc::clone(&self.clock), Arc::clone(&self.policy));
             let batch = batch::Decisions::new(entries, clock, policy, deadline);
             let (shared, eventful) = (batch.entries(), batch.eventful());
-            let begun = Instant::now();
+            let begun = now();
             let (_, result) = self.store.commit(Box::new(batch)).await;
             let mut entries = batch::reclaim(&shared);
             let system = self.store.system();
-            let attempt =
-                Attempt { begun, ended: Instant::now(), size, system, good: result.is_ok() };
+            let attempt = Attempt { begun, ended: now(), size, system, good: result.is_ok() };
             self.observe(&attempt, &entries);
             // what may have been committed too: the feed looks for itself
             if eventful.load(Ordering::Relaxed) {

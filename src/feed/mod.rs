@@ -538,6 +538,8 @@ async fn follow_heads(inner: Arc<Inner>) {
     loop {
         let looked_at = inner.store.shared() && inner.heads.receiver_count() > 0;
         tokio::select! {
+            // in order, so that the end comes first and a simulation sees no dice
+            biased;
             () = inner.stop.cancelled() => return,
             () = inner.wake.0.notified() => {}
             () = time::sleep(LOOK), if looked_at => {}
@@ -562,6 +564,8 @@ async fn look_aside(inner: Arc<Inner>) {
     let mut seen: HashMap<ConsumerName, Consumer> = HashMap::new();
     loop {
         tokio::select! {
+            // in order, so that the end comes first and a simulation sees no dice
+            biased;
             () = inner.stop.cancelled() => return,
             () = time::sleep(LOOK_ASIDE) => {}
         }

@@ -116,6 +116,8 @@ impl Subscription {
 /// A peer that reads nothing is not told of the end either, nor does it end its connection: after a while that is cut.
 async fn overstay(stop: CancellationToken, gone: CancellationToken, cut: impl FnOnce()) {
     tokio::select! {
+        // in order, so that the end comes first and a simulation sees no dice
+        biased;
         () = gone.cancelled() => return,
         () = stop.cancelled() => {}
     }
@@ -158,6 +160,8 @@ impl Reader {
             }
             let stop = self.inner.stop.clone();
             let closed = tokio::select! {
+                // in order, so that the end comes first and a simulation sees no dice
+                biased;
                 () = stop.cancelled() => return Err(Error::Stopping),
                 changed = self.heads.changed() => changed,
                 changed = self.changes.changed() => {

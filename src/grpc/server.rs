@@ -1,6 +1,6 @@
 //! The services over the engine, the feed in a file of its own: check, decide, answer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tonic::{Request, Response, Status, service::Routes};
 use tower::Layer as _;
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     domain::{id::ClientId, result::ResultCode},
-    engine::{Caller, Engine, Error},
+    engine::{self, Caller, Engine, Error},
     feed::Feed,
     layer::deadline,
     telemetry::{Span, Telemetry, label},
@@ -160,7 +160,7 @@ fn caller<T>(request: &Request<T>, default: Duration) -> Caller {
     // on its way here it was taken off, unless a bridge says it
     let client = text(CLIENT_ID).and_then(ClientId::parse);
     let trace = request.extensions().get::<Span>().cloned();
-    Caller { deadline: Instant::now() + wait, client, trace }
+    Caller { deadline: engine::now() + wait, client, trace }
 }
 
 /// The log gets the cause, the peer the code's text.

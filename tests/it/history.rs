@@ -21,19 +21,35 @@ use crate::oracle::{self, Money, NewToken, Oracle, Text, Told};
 /// The one payment of a history.
 pub const PAYMENT: Text = "p";
 
-/// The initiation of a payment that is past the window; any other is in it.
+/// The initiation of a payment that is past the window.
 pub const OLD: i64 = 1;
+
+/// The initiation of a payment whose window ends meanwhile: in it or past it, as the cancel says. Any other is in it.
+pub const TURN: i64 = 3;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    CancelPayment { acquirer: Text },
+    CancelPayment {
+        acquirer: Text,
+        /// Whether it is decided after the window of a [`TURN`] ended.
+        late: bool,
+    },
     RecordPayment(Told),
-    RecordFundReturn { reference: Text },
+    RecordFundReturn {
+        reference: Text,
+    },
     GetPayment,
-    CancelToken { token: Text, acquirer: Text },
+    CancelToken {
+        token: Text,
+        acquirer: Text,
+    },
     RecordToken(NewToken),
-    Revoke { grant: Text },
-    Introspect { token: Text },
+    Revoke {
+        grant: Text,
+    },
+    Introspect {
+        token: Text,
+    },
 }
 
 /// What a caller hears.
@@ -41,6 +57,8 @@ pub enum Command {
 pub enum Answer {
     /// To both cancels. `U`: decided not to be decided.
     Cancel { code: Text, repeated: bool, info: Option<Text> },
+    /// The same as Alipay+ hears it, which is not told whether it is a repeat.
+    Final { code: Text, info: Option<Text> },
     /// To RecordPayment and RecordFundReturn: the answer and the payment as it then is.
     Told(Text, Option<oracle::Payment>),
     /// To GetPayment.
@@ -74,22 +92,36 @@ impl Operation {
 
     /// The code of a cancel that ended the matter.
     fn definitive(&self) -> Option<Text> {
-        let Answer::Cancel { code, .. } = self.answer()? else { return None };
+        let (Answer::Cancel { code, .. } | Answer::Final { code, .. }) = self.answer()? else {
+            return None;
+        };
         Some(*code).filter(|code| *code != "U")
+    }
+
+    /// Whether this is what was heard.
+    fn is_heard(&self, answer: &Answer) -> bool {
+        match (self.answer(), answer) {
+            (Some(Answer::Final { code, info }), Answer::Cancel { code: told, info: with, .. }) => {
+                code == told && info == with
+            }
+            (heard, answer) => heard.is_none_or(|heard| heard == answer),
+        }
     }
 }
 
 /// What a store does with a command, one at a time.
 pub fn apply(state: &mut Oracle, command: &Command) -> Answer {
     match *command {
-        Command::CancelPayment { acquirer } => {
+        Command::CancelPayment { acquirer, late } => {
             let before = state.payments.get(PAYMENT).and_then(|payment| payment.cancel);
             let asked = oracle::Asked {
-                now: 0,
+                now: i64::from(late),
                 clock_agrees: true,
                 onboarding: false,
                 enforce: true,
-                past_window: |initiated_at, _| initiated_at == OLD,
+                past_window: |initiated_at, late| {
+                    initiated_at == OLD || initiated_at == TURN && late == 1
+                },
             };
             let (code, _) = state.cancel_payment(PAYMENT, acquirer, asked);
             let repeated = before.is_some() && code != "ACCESS_DENIED";
@@ -171,7 +203,7 @@ impl Search<'_> {
             for (index, operation) in self.left(&done).filter(|(_, left)| left.sent <= horizon) {
                 let mut next = state.clone();
                 let answer = apply(&mut next, &operation.command);
-                if operation.answer().is_some_and(|heard| *heard != answer) {
+                if !operation.is_heard(&answer) {
                     continue;
                 }
                 if next != state {
@@ -268,7 +300,7 @@ fn results_are_final(history: &[Operation]) -> Result<(), String> {
         let Some(code) = operation.definitive() else { continue };
         let (key, acquirer) = if let Command::CancelToken { token, acquirer } = operation.command {
             (token, acquirer)
-        } else if let Command::CancelPayment { acquirer } = operation.command {
+        } else if let Command::CancelPayment { acquirer, .. } = operation.command {
             (PAYMENT, acquirer)
         } else {
             unreachable!("an answer to a cancel")
@@ -388,7 +420,9 @@ fn refusals_have_a_row(history: &[Operation]) -> Result<(), String> {
         let is_payment = matches!(operation.command, Command::CancelPayment { .. });
         let reason = match code {
             "SUCCESS" | "ACCESS_DENIED" => true,
-            "CANCEL_WINDOW_EXCEED" => is_payment && told(&|told| told.initiated_at == Some(OLD)),
+            "CANCEL_WINDOW_EXCEED" => {
+                is_payment && told(&|told| [Some(OLD), Some(TURN)].contains(&told.initiated_at))
+            }
             "PROCESS_FAIL" => is_payment && told(&|told| told.fact == "refund done"),
             "INVALID_TOKEN" => !is_payment,
             _ => false,
@@ -467,7 +501,7 @@ mod tests {
         })
     }
 
-    const CANCEL: Command = Command::CancelPayment { acquirer: "A" };
+    const CANCEL: Command = Command::CancelPayment { acquirer: "A", late: false };
 
     fn cancelled(code: Text, repeated: bool) -> Answer {
         Answer::Cancel { code, repeated, info: None }
@@ -528,6 +562,33 @@ mod tests {
             Command::Introspect { token: "t2" },
         ]);
         check(&family).unwrap();
+    }
+
+    #[test]
+    fn what_alipayplus_hears_may_be_a_repeat_or_not() {
+        let mut history = right(&[CANCEL, CANCEL]);
+        for operation in &mut history {
+            let (at, _) = operation.heard.clone().unwrap();
+            operation.heard = Some((at, Answer::Final { code: "SUCCESS", info: None }));
+        }
+        check(&history).unwrap();
+        history[1].heard = Some((15, Answer::Final { code: "PROCESS_FAIL", info: None }));
+        broken(&history, "invariant 1");
+    }
+
+    #[test]
+    fn a_window_that_ends_meanwhile_ends_for_the_cancels_that_are_late() {
+        let mut turning = told("succeeded");
+        if let Command::RecordPayment(told) = &mut turning {
+            told.initiated_at = Some(TURN);
+        }
+        let late = Command::CancelPayment { acquirer: "A", late: true };
+        let history = right(&[turning.clone(), late.clone(), CANCEL]);
+        assert_eq!(history[2].definitive(), Some("CANCEL_WINDOW_EXCEED"));
+        check(&history).unwrap();
+        let history = right(&[turning, CANCEL, late]);
+        assert_eq!(history[2].definitive(), Some("SUCCESS"));
+        check(&history).unwrap();
     }
 
     #[test]

@@ -15,6 +15,9 @@
 
 mod harness;
 
+use harness::grpc::wire;
+
+mod asked;
 mod attacks;
 mod both_fronts;
 mod check_order;
@@ -39,6 +42,7 @@ mod layering;
 mod limits;
 mod mtls;
 mod oracle;
+mod plain;
 mod postgres;
 mod properties;
 mod reload;

@@ -1,10 +1,11 @@
 //! Random sequences of commands over few keys, against the invariants of docs/semantics.md and against a second
 //! implementation of its tables ([`crate::oracle`]).
 //!
-//! The store is a model: maps of what is known and an append-only log with partitions and positions. Every step loads,
-//! calls the domain's `decide`, writes `next`, appends the events, and asks again at once. The invariants are asserted
-//! on what a caller could see (answers, events, introspections) as far as that goes, on the state where they speak of
-//! the state. The seed is fixed, so a run is the same everywhere; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` change it.
+//! The store is a model, [`crate::plain::Store`]: maps of what is known and an append-only log with partitions and
+//! positions. After every step the same is asked again at once. The invariants are asserted on what a caller could see
+//! (answers, events, introspections) as far as that goes, on the state where they speak of the state. The seed is fixed,
+//! so a run is the same everywhere; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` change it. tests/model walks every state
+//! instead of random ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,29 +14,13 @@ use std::{
 
 use alipayplus_cancel::domain::{
     self,
-    amount::{Amount, Currency},
-    authorization::Authorization,
-    cancel_payment::{self, CancelPayment},
-    cancel_token::{self, CancelToken},
-    event::{Event, EventCause, EventKind},
-    id::{
-        AcquirerId, AuthorizationId, FundReturnReference, PassThroughInfo, PaymentRequestId, PspId,
-        RefundId, TokenHash,
-    },
-    introspect_token,
-    key::{AuthorizationKey, Partitions, PaymentKey, Subject, TokenKey},
-    payment::{Funds, Life, Money as Returning, Payment, RefundState, State, Terms},
+    event::EventKind,
+    id::AcquirerId,
+    key::Subject,
+    payment::{Funds, Life, Payment, RefundState},
     policy::{AcquirerCheck, Policy},
-    record_fund_return::{self, RecordFundReturn},
-    record_payment::{self, Fact, RecordPayment},
-    record_token::{self, RecordToken},
-    result::ResultStatus,
-    revoke_authorization::{self, RevokeAuthorization},
-    time::Timestamp,
-    token::{Recorded, Token, TokenKind},
     window::CancelWindow,
 };
-use jiff::{ToSpan as _, civil, tz};
 use proptest::{
     collection::vec,
     prelude::*,
@@ -43,21 +28,17 @@ use proptest::{
     test_runner::{Config, RngSeed, TestCaseError, TestRunner},
 };
 
-use crate::oracle::{self, Money, NewToken, Oracle, Text, Told};
+use crate::{
+    oracle::{self, Money, NewToken, Oracle, Text, Told},
+    plain::{
+        Answer, Circumstances, Command, DAY, EDGE, HOUR, NOON, PAYMENTS, Store, TOKENS, ask_oracle,
+        grant_key, moment, money, past_alipayplus, past_hour, payment_key, store_view,
+    },
+};
 
 type Checked = Result<(), TestCaseError>;
 
 // ---------------------------------------------------------------- what can happen
-
-#[derive(Clone, Copy, Debug)]
-enum Command {
-    CancelPayment { id: Text, acquirer: Text },
-    RecordPayment(Told),
-    RecordFundReturn { id: Text, reference: Text },
-    CancelToken { token: Text, acquirer: Text },
-    RecordToken(NewToken),
-    RevokeAuthorization { grant: Text },
-}
 
 /// The rule that is configured at a step; settings may change at any time.
 #[derive(Clone, Copy, Debug)]
@@ -81,21 +62,6 @@ struct Run {
     onboarding: usize,
     steps: Vec<Step>,
 }
-
-/// Every name there is, so that a domain's text can be read back.
-const NAMES: [Text; 22] = [
-    "p1", "p2", "A", "B", "r1", "r2", "r3", "ref1", "ref2", "g1", "g2", "t1", "t2", "t3", "t4",
-    "EUR", "USD", "i1", "i2", "access", "refresh", "wallet",
-];
-const PAYMENTS: [Text; 2] = ["p1", "p2"];
-const TOKENS: [Text; 4] = ["t1", "t2", "t3", "t4"];
-
-const HOUR: i64 = 3_600_000;
-const DAY: i64 = 24 * HOUR;
-/// 2026-05-28T12:00:00+08:00.
-const NOON: i64 = 1_779_940_800_000;
-/// 00:31:00+08:00 of the next day: the last moment of the window.
-const EDGE: i64 = NOON + 12 * HOUR + 31 * 60_000;
 
 fn moments() -> impl Strategy<Value = i64> {
     prop_oneof![
@@ -239,217 +205,6 @@ fn runs(commands: impl Strategy<Value = Command>) -> impl Strategy<Value = Run> 
         .prop_map(|(enforce, onboarding, steps)| Run { enforce, onboarding, steps })
 }
 
-// ---------------------------------------------------------------- plain data to domain and back
-
-fn acquirer(name: Text) -> AcquirerId {
-    AcquirerId::parse(name).expect("an acquirer")
-}
-
-fn psp() -> PspId {
-    PspId::parse("wallet").expect("a wallet")
-}
-
-fn payment_key(id: Text) -> PaymentKey {
-    PaymentKey { psp: psp(), payment_request: PaymentRequestId::parse(id).expect("an id") }
-}
-
-fn grant_key(id: Text) -> AuthorizationKey {
-    AuthorizationKey { psp: psp(), authorization: AuthorizationId::parse(id).expect("an id") }
-}
-
-fn token_key(name: Text) -> TokenKey {
-    let mut hash = [0; 32];
-    for (place, byte) in hash.iter_mut().zip(name.bytes()) {
-        *place = byte;
-    }
-    TokenKey { psp: psp(), hash: TokenHash(hash) }
-}
-
-fn amount((minor_units, currency): Money) -> Amount {
-    let currency = Currency::parse(currency).expect("a currency");
-    Amount::new(minor_units, currency).expect("an amount")
-}
-
-fn info(name: Text) -> PassThroughInfo {
-    PassThroughInfo::parse(name).expect("an info")
-}
-
-fn moment(unix_ms: i64) -> Timestamp {
-    Timestamp { unix_ms }
-}
-
-fn fact(told: &Told) -> Fact {
-    let terms = || Terms {
-        amount: amount(told.amount.expect("required")),
-        initiated_at: moment(told.initiated_at.expect("required")),
-    };
-    let id = || RefundId::parse(told.refund.expect("required")).expect("an id");
-    let amount = told.amount.map(amount);
-    match told.fact {
-        "initiated" => Fact::Initiated(terms()),
-        "succeeded" => Fact::Succeeded(terms()),
-        "failed" => Fact::Failed { amount },
-        "refund started" => Fact::RefundStarted { id: id(), amount: amount.expect("required") },
-        "refund done" => Fact::RefundSucceeded { id: id(), amount },
-        "refund failed" => Fact::RefundFailed { id: id(), amount },
-        other => unreachable!("no such fact: {other}"),
-    }
-}
-
-fn name(text: &str) -> Text {
-    NAMES.into_iter().find(|name| *name == text).expect("one of the names")
-}
-
-fn token_name(hash: TokenHash) -> Text {
-    TOKENS.into_iter().find(|name| token_key(name).hash == hash).expect("one of the tokens")
-}
-
-fn money(amount: Amount) -> Money {
-    (amount.minor_units(), name(amount.currency().as_str()))
-}
-
-fn recorded_answer(outcome: record_payment::Outcome) -> Text {
-    use record_payment::Outcome as O;
-    match outcome {
-        O::ReturnFunds => "return the funds",
-        O::Conflict(_) => "conflict",
-        O::Proceed => "proceed",
-        O::RefusedCancelled => "refused: cancelled",
-        O::AlreadySucceeded => "already succeeded",
-        O::RefusedFailed => "refused: failed",
-        O::Accepted => "accepted",
-    }
-}
-
-fn code(code: domain::result::ResultCode) -> Text {
-    if code.status() == ResultStatus::U { "U" } else { code.wire() }
-}
-
-/// The event as the oracle writes it.
-fn event_text(event: &Event) -> String {
-    let id = event.subject.id();
-    let by = match event.cause {
-        EventCause::CancelPayment => "cancelPayment",
-        EventCause::LateSuccess => "late success",
-        EventCause::CancelToken => "cancelToken",
-        EventCause::RevokeAuthorization => "the wallet",
-    };
-    match event.kind {
-        EventKind::PaymentCancelled => format!("PaymentCancelled {id} by {by}"),
-        EventKind::FundReturnDue(amount) => {
-            format!("FundReturnDue {id} {:?} by {by}", Some(money(amount)))
-        }
-        EventKind::AuthorizationRevoked => format!("AuthorizationRevoked {id} by {by}"),
-    }
-}
-
-/// The payment as the oracle keeps it.
-fn payment_view(payment: &Payment) -> oracle::Payment {
-    let (due, reference) = match &payment.state {
-        State::Cancelled(cancelled) => match &cancelled.money {
-            Returning::Untouched(_) => (None, None),
-            Returning::Due { amount, .. } => (Some(money(*amount)), None),
-            Returning::Returned { amount, reference, .. } => {
-                (Some(money(*amount)), Some(name(reference.as_str())))
-            }
-        },
-        State::Initiated(_) | State::Failed(_) | State::Succeeded(_) => (None, None),
-    };
-    oracle::Payment {
-        acquirer: payment.acquirer.as_ref().map(|acquirer| name(acquirer.as_str())),
-        life: match payment.life() {
-            Life::Unknown => "unknown",
-            Life::Initiated => "initiated",
-            Life::Succeeded => "succeeded",
-            Life::Failed => "failed",
-        },
-        cancel: payment.verdict().map(|verdict| verdict.code.wire()),
-        funds: match payment.funds() {
-            Funds::None => "none",
-            Funds::Held => "held",
-            Funds::ReturnDue => "return due",
-            Funds::Returned => "returned",
-        },
-        amount: payment.terms().map(|terms| money(terms.amount)),
-        initiated_at: payment.terms().map(|terms| terms.initiated_at.unix_ms),
-        refunds: payment
-            .refunds()
-            .iter()
-            .map(|refund| {
-                let state = match refund.state {
-                    RefundState::Reserved => "reserved",
-                    RefundState::Done => "done",
-                    RefundState::Released => "released",
-                };
-                (name(refund.id.as_str()), money(refund.amount), state)
-            })
-            .collect(),
-        due,
-        reference,
-    }
-}
-
-fn token_view(token: &Token) -> oracle::Token {
-    match token {
-        Token::DeadOnArrival(verdict) => oracle::Token {
-            grant: None,
-            kind: "dead",
-            expires_at: None,
-            replaced_by: None,
-            cancel: Some(verdict.code.wire()),
-        },
-        Token::Recorded(token) => oracle::Token {
-            grant: Some(name(token.authorization.as_str())),
-            kind: match token.kind {
-                TokenKind::Access => "access",
-                TokenKind::Refresh => "refresh",
-            },
-            expires_at: token.expires_at.map(|expires_at| expires_at.unix_ms),
-            replaced_by: token.replaced_by.map(token_name),
-            cancel: token.cancelled.as_ref().map(|verdict| verdict.code.wire()),
-        },
-    }
-}
-
-fn grant_view(grant: &Authorization) -> oracle::Grant {
-    oracle::Grant {
-        acquirer: name(grant.acquirer.as_str()),
-        info: grant.pass_through_info.as_ref().map(|info| name(info.as_str())),
-        revoked: grant.revoked.is_some(),
-    }
-}
-
-// ---------------------------------------------------------------- the model of a store
-
-/// Positions are given per partition, as a store does.
-const PARTITIONS: u16 = 3;
-
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Store {
-    payments: HashMap<PaymentKey, Payment>,
-    grants: HashMap<AuthorizationKey, Authorization>,
-    tokens: HashMap<TokenKey, Token>,
-    /// Partition, position, event; only ever appended to.
-    log: Vec<(u16, u64, Event)>,
-}
-
-/// What a caller saw of a command.
-#[derive(Clone, Debug, PartialEq)]
-struct Answer {
-    text: Text,
-    /// What the wallet passes through; of CancelToken only.
-    info: Option<Text>,
-    events: Vec<String>,
-    recorded: bool,
-}
-
-/// The circumstances of a step.
-#[derive(Clone)]
-struct Circumstances {
-    asked: domain::Asked,
-    policy: Policy,
-}
-
 fn circumstances(run: &Run, index: usize, step: &Step) -> Circumstances {
     let cancel_window = match step.rule {
         Rule::Alipayplus => CancelWindow::ALIPAYPLUS,
@@ -469,226 +224,23 @@ fn circumstances(run: &Run, index: usize, step: &Step) -> Circumstances {
     }
 }
 
-impl Store {
-    fn append(&mut self, events: Vec<Event>) -> Vec<String> {
-        let partitions = Partitions::new(PARTITIONS).expect("in range");
-        let texts = events.iter().map(event_text).collect();
-        for event in events {
-            let partition = event.subject.partition(partitions);
-            let head = self.log.iter().rev().find(|entry| entry.0 == partition);
-            let position = head.map_or(1, |entry| entry.1 + 1);
-            self.log.push((partition, position, event));
-        }
-        texts
-    }
-
-    fn execute(&mut self, command: Command, how: &Circumstances) -> Answer {
-        match command {
-            Command::CancelPayment { id, acquirer: by } => self.cancel_payment(id, by, how),
-            Command::RecordPayment(told) => self.record_payment(&told, how),
-            Command::RecordFundReturn { id, reference } => {
-                self.record_fund_return(id, reference, how)
-            }
-            Command::CancelToken { token, acquirer: by } => self.cancel_token(token, by, how),
-            Command::RecordToken(new) => self.record_token(&new),
-            Command::RevokeAuthorization { grant } => self.revoke_authorization(grant, how),
-        }
-    }
-
-    fn cancel_payment(&mut self, id: Text, by: Text, how: &Circumstances) -> Answer {
-        let command = CancelPayment { key: payment_key(id), acquirer: acquirer(by) };
-        let known = self.payments.get(&command.key);
-        let decision = cancel_payment::decide(known, &command, &how.asked, &how.policy);
-        let recorded = decision.next.is_some();
-        self.payments.extend(decision.next.map(|next| (command.key, next)));
-        let events = self.append(decision.events);
-        Answer { text: code(decision.outcome.code()), info: None, events, recorded }
-    }
-
-    fn record_payment(&mut self, told: &Told, how: &Circumstances) -> Answer {
-        let (key, by) = (payment_key(told.id), told.acquirer.map(acquirer));
-        let command = RecordPayment { key, acquirer: by, fact: fact(told) };
-        let known = self.payments.get(&command.key);
-        let decision = record_payment::decide(known, &command, &how.asked);
-        let recorded = decision.next.is_some();
-        self.payments.extend(decision.next.map(|next| (command.key, next)));
-        let events = self.append(decision.events);
-        Answer { text: recorded_answer(decision.outcome), info: None, events, recorded }
-    }
-
-    fn record_fund_return(&mut self, id: Text, reference: Text, how: &Circumstances) -> Answer {
-        let reference = FundReturnReference::parse(reference).expect("a reference");
-        let command = RecordFundReturn { key: payment_key(id), reference };
-        let known = self.payments.get(&command.key);
-        let decision = record_fund_return::decide(known, &command, &how.asked);
-        let recorded = decision.next.is_some();
-        self.payments.extend(decision.next.map(|next| (command.key, next)));
-        let events = self.append(decision.events);
-        let text = match decision.outcome {
-            record_fund_return::Outcome::Accepted => "accepted",
-            record_fund_return::Outcome::Conflict(_) => "conflict",
-        };
-        Answer { text, info: None, events, recorded }
-    }
-
-    fn grant_of(&self, token: &Recorded) -> Option<&Authorization> {
-        self.grants
-            .get(&AuthorizationKey { psp: psp(), authorization: token.authorization.clone() })
-    }
-
-    fn cancel_token(&mut self, token: Text, by: Text, how: &Circumstances) -> Answer {
-        let pass_through_info = None;
-        let command =
-            CancelToken { key: token_key(token), acquirer: acquirer(by), pass_through_info };
-        let known = match self.tokens.get(&command.key) {
-            None => cancel_token::Known::Unknown,
-            Some(Token::DeadOnArrival(verdict)) => cancel_token::Known::Dead(verdict),
-            Some(Token::Recorded(token)) => {
-                cancel_token::Known::Granted(token, self.grant_of(token).expect("its grant"))
-            }
-        };
-        let decision = cancel_token::decide(known, &command, &how.asked);
-        let recorded = decision.next.is_some();
-        if let Some(next) = decision.next {
-            self.tokens.insert(command.key, next.token);
-            self.grants.extend(next.authorization);
-        }
-        let events = self.append(decision.events);
-        let info = match &decision.outcome {
-            cancel_token::Outcome::Decided { pass_through_info, .. } => pass_through_info.as_ref(),
-            cancel_token::Outcome::NotYours
-            | cancel_token::Outcome::TooManyTombstones
-            | cancel_token::Outcome::Onboarding => None,
-        };
-        let info = info.map(|info| name(info.as_str()));
-        Answer { text: code(decision.outcome.code()), info, events, recorded }
-    }
-
-    fn record_token(&mut self, new: &NewToken) -> Answer {
-        use record_token::Outcome as O;
-        let command = RecordToken {
-            key: token_key(new.token),
-            authorization: grant_key(new.grant),
-            acquirer: acquirer(new.acquirer),
-            kind: if new.kind == "access" { TokenKind::Access } else { TokenKind::Refresh },
-            expires_at: new.expires_at.map(moment),
-            replaces: new.replaces.map(token_key),
-            pass_through_info: new.info.map(info),
-        };
-        let decision = record_token::decide(
-            self.tokens.get(&command.key),
-            command.replaces.as_ref().and_then(|replaces| self.tokens.get(replaces)),
-            self.grants.get(&command.authorization),
-            &command,
-        );
-        let recorded = decision.next.is_some();
-        if let Some(next) = decision.next {
-            self.tokens.insert(command.key, next.token);
-            self.tokens.extend(next.replaced);
-            self.grants.extend(next.authorization.map(|grant| (command.authorization, grant)));
-        }
-        let events = self.append(decision.events);
-        let text = match decision.outcome {
-            O::Conflict(_) => "conflict",
-            O::RefusedRevoked => "refused: revoked",
-            O::RefusedDead => "refused: dead",
-            O::Accepted => "accepted",
-        };
-        Answer { text, info: None, events, recorded }
-    }
-
-    fn revoke_authorization(&mut self, grant: Text, how: &Circumstances) -> Answer {
-        let command = RevokeAuthorization { key: grant_key(grant) };
-        let known = self.grants.get(&command.key);
-        let decision = revoke_authorization::decide(known, &command, &how.asked);
-        let recorded = decision.next.is_some();
-        self.grants.extend(decision.next.map(|next| (command.key, next)));
-        let events = self.append(decision.events);
-        let text = match decision.outcome {
-            revoke_authorization::Outcome::Accepted => "accepted",
-            revoke_authorization::Outcome::Unknown => "conflict",
-        };
-        Answer { text, info: None, events, recorded }
-    }
-
-    fn is_active(&self, token: Text, now: i64) -> bool {
-        let found = self.tokens.get(&token_key(token)).map(|token| {
-            let grant = match token {
-                Token::Recorded(token) => self.grant_of(token).cloned(),
-                Token::DeadOnArrival(_) => None,
-            };
-            (token.clone(), grant)
-        });
-        introspect_token::decide(found, moment(now)).is_some()
-    }
-
-    /// How many events of this kind tell of this subject.
-    fn count(&self, tag: &str, subject: &Subject) -> usize {
-        let told = |event: &Event| event.kind.tag() == tag && event.subject == *subject;
-        self.log.iter().filter(|(_, _, event)| told(event)).count()
-    }
-}
-
-// ---------------------------------------------------------------- the oracle's side
-
-/// 00:31:00 UTC+8 of the day after, inclusive, worked out with a calendar instead of arithmetic.
-fn past_alipayplus(initiated_at: i64, now: i64) -> bool {
-    let zone = tz::TimeZone::fixed(tz::offset(8));
-    let at = |unix_ms| {
-        let moment = jiff::Timestamp::from_millisecond(unix_ms).expect("in range");
-        zone.to_datetime(moment)
-    };
-    let next_day = at(initiated_at).date().checked_add(1.day()).expect("in range");
-    at(now) > next_day.to_datetime(civil::time(0, 31, 0, 0))
-}
-
-fn past_hour(initiated_at: i64, now: i64) -> bool {
-    now - initiated_at > HOUR
-}
-
-/// Answer, events, info.
-fn ask_oracle(
+fn ask(
     oracle: &mut Oracle,
     run: &Run,
     index: usize,
     step: &Step,
 ) -> (oracle::Answer, Option<Text>) {
-    let onboarding = index < run.onboarding;
     let asked = oracle::Asked {
         now: step.now,
         clock_agrees: step.clock_agrees,
-        onboarding,
+        onboarding: index < run.onboarding,
         enforce: run.enforce,
         past_window: match step.rule {
             Rule::Alipayplus => past_alipayplus,
             Rule::Hour => past_hour,
         },
     };
-    let answer = match step.command {
-        Command::CancelToken { token, acquirer } => {
-            return oracle.cancel_token(token, acquirer, onboarding);
-        }
-        Command::CancelPayment { id, acquirer } => oracle.cancel_payment(id, acquirer, asked),
-        Command::RecordPayment(told) => oracle.record_payment(told),
-        Command::RecordFundReturn { id, reference } => oracle.record_fund_return(id, reference),
-        Command::RecordToken(new) => oracle.record_token(new),
-        Command::RevokeAuthorization { grant } => oracle.revoke_authorization(grant),
-    };
-    (answer, None)
-}
-
-/// The whole state of the model store, as the oracle would keep it.
-fn store_view(store: &Store) -> Oracle {
-    let payments = store
-        .payments
-        .iter()
-        .map(|(key, payment)| (name(key.payment_request.as_str()), payment_view(payment)));
-    let grants = store
-        .grants
-        .iter()
-        .map(|(key, grant)| (name(key.authorization.as_str()), grant_view(grant)));
-    let tokens = store.tokens.iter().map(|(key, token)| (token_name(key.hash), token_view(token)));
-    Oracle { payments: payments.collect(), grants: grants.collect(), tokens: tokens.collect() }
+    ask_oracle(oracle, &step.command, asked)
 }
 
 // ---------------------------------------------------------------- the invariants
@@ -891,7 +443,7 @@ fn check(run: &Run) -> Result<BTreeSet<(Text, Text)>, TestCaseError> {
         seen.insert((command_name(&step.command), answer.text));
 
         // the second implementation says the same
-        let ((text, events), info) = ask_oracle(&mut oracle, run, index, step);
+        let ((text, events), info) = ask(&mut oracle, run, index, step);
         let at = format!("step {index}: {step:?}");
         prop_assert_eq!(answer.text, text, "the oracle's answer at {}", &at);
         prop_assert_eq!(&answer.events, &events, "the oracle's events at {}", &at);

@@ -11,6 +11,7 @@ use super::super::{
     wire::{self, feed_service_server::FeedService},
 };
 use crate::{
+    engine,
     feed::{self, Error, Feed},
     layer::deadline,
     listen::{Cut, Identity, Patient},
@@ -31,7 +32,7 @@ impl Server {
 
     fn until(&self, metadata: &MetadataMap) -> Instant {
         let wait = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok());
-        Instant::now() + wait.and_then(deadline::parse).unwrap_or(self.deadline)
+        engine::now() + wait.and_then(deadline::parse).unwrap_or(self.deadline)
     }
 }
 
