@@ -126,6 +126,10 @@ impl SignCache {
             return;
         }
         let mut whole = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        // one that was long in signing is no reason to forget those of now; a clock that was set back is
+        if (1..=2).contains(&whole.second.saturating_sub(second)) {
+            return;
+        }
         if second != whole.second {
             *whole = WholeAnswers { second, ..WholeAnswers::default() };
         }

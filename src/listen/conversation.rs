@@ -465,8 +465,13 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Stream<I> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.parting.is_some() {
+            // hyper has nothing to send then, and what the reader waits to send keeps its time
+            return Poll::Ready(Ok(()));
+        }
         let flushed = Pin::new(&mut this.io).poll_flush(cx);
-        // hyper flushes once it has written all that it has
+        // hyper flushes once it has written all that it has. Answers whose bodies came piece by piece would need more than
+        // that: the bridge's are one piece.
         if this.wrote && flushed.is_ready() {
             this.wrote = false;
             this.conversation.sent();

@@ -29,9 +29,11 @@ pub(super) struct Posted {
 
 impl Posted {
     pub(super) fn turn_away(&self, request: &[u8]) -> Option<Bytes> {
+        if self.soon.is_cancelled() {
+            return None;
+        }
         // what no proxy may read otherwise, as for hyper
         let Found::End(_) = Head::Before.read(request) else { return None };
-        let answer = self.porter.turn_away(self.peer, request)?;
-        (!self.soon.is_cancelled()).then_some(answer)
+        self.porter.turn_away(self.peer, request)
     }
 }

@@ -271,6 +271,38 @@ fn readers_that_never_take_an_answer() {
     siege.is_over("slow readers");
 }
 
+#[test]
+fn readers_that_never_take_what_they_are_told_at_the_door() {
+    let set = [
+        "limits.max_in_flight=4",
+        "limits.max_in_flight_per_source=1",
+        "limits.body_timeout=1m",
+        "limits.cancel_payment_deadline=1m",
+    ];
+    let siege = Siege::begin(&set, false);
+    // takes all the room that there is for the attacker's address
+    let mut inside = Connection::to(siege.bridge());
+    inside.write(&siege.request().header("Expect", "100-continue").head());
+    assert_eq!(inside.answer(false).expect("100 Continue").status, 100);
+    // one at a time, so that each is turned away before it is a request
+    let mut socket = socket_from([127, 0, 0, 1], Some(4_096), siege.bridge());
+    socket.set_nonblocking(true).unwrap();
+    let request = siege.request().bytes();
+    let begun = Instant::now();
+    loop {
+        match socket.write(&request) {
+            Ok(_) => thread::sleep(Duration::from_millis(1)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(_) => break,
+        }
+        assert!(begun.elapsed() < PATIENCE, "it may stay for ever");
+    }
+    drop(inside);
+    siege.is_over("readers at the door");
+}
+
 /// Pushes bytes until the service closes; how many it took.
 fn push(address: SocketAddr, begin: &[u8], rest: &[u8]) -> usize {
     let mut socket = h2::socket(address);
