@@ -1,6 +1,6 @@
 //! What is left of the service when too much comes, and what one client's flood does to another.
 //!
-//! `cargo bench --bench overload -- [SECONDS]`, by default 4. The service is the real binary with the embedded store,
+//! `cargo bench --bench overload -- [SECONDS]`, by default 10. The service is the real binary with the embedded store,
 //! with its default limits, pinned to one core, the loader to another (`taskset`). Requests are signed beforehand, distinct, durable; they arrive
 //! at a rate of their own, whether or not answers come.
 //!
@@ -11,29 +11,24 @@
 //!    of each, interleaved, medians.
 #![allow(missing_docs, clippy::pedantic, clippy::restriction)]
 
+mod rig;
 mod signed;
 
 use std::{
-    cell::RefCell,
     fs,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    rc::Rc,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use alipayplus_cancel::bridge::keys::PrivateKey;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    sync::mpsc,
-    task::LocalSet,
-    time,
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
+
+use self::rig::{at, load, on_its_core};
 
 /// The client that floods, and the one that does not.
 const CLIENTS: [&str; 2] = ["FLOOD", "OTHER"];
@@ -81,7 +76,7 @@ impl Service {
         let mut command = Command::new("taskset");
         command.args([
             "-c",
-            "0",
+            rig::SERVER,
             binary,
             "serve",
             "--set",
@@ -105,26 +100,12 @@ impl Service {
         Self { process, bridge }
     }
 
-    /// The CPU time that it has taken.
     fn cpu(&self) -> Duration {
-        let stat =
-            fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("its times");
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let ticks: u64 = after_name
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|n| n.parse::<u64>().ok())
-            .sum();
-        // USER_HZ is 100 on every Linux
-        Duration::from_millis(ticks * 10)
+        rig::cpu(self.process.id())
     }
 
     fn memory_mb(&self) -> u64 {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("its memory");
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1024
+        rig::memory_mb(self.process.id())
     }
 }
 
@@ -144,151 +125,24 @@ fn requests(client: usize, keys: &[PrivateKey; 2], count: usize) -> Vec<Vec<u8>>
     })
 }
 
-/// What came back.
-#[derive(Default)]
-struct Seen {
-    successes: Vec<Duration>,
-    refusals: Vec<Duration>,
-    others: usize,
-    /// Arrivals for which no connection was free: the service is that far behind.
-    unsent: usize,
-    /// Successes that were heard while requests still arrived.
-    in_time: usize,
-    took: Duration,
-}
-
-impl Seen {
-    fn per_second(&self) -> f64 {
-        self.in_time as f64 / self.took.as_secs_f64()
-    }
-}
-
-fn at(times: &mut [Duration], thousandth: usize) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() * thousandth / 1000).copied().unwrap_or_default()
-}
-
-/// A connection that sends what it is given, one after the other, and says when it is free.
-async fn speak(
-    address: SocketAddr,
-    me: usize,
-    mut work: mpsc::UnboundedReceiver<(Instant, Rc<[u8]>)>,
-    free: mpsc::UnboundedSender<usize>,
-    seen: Rc<RefCell<Seen>>,
-) {
-    let mut socket: Option<TcpStream> = None;
-    let mut answer = Vec::new();
-    while let Some((due, request)) = work.recv().await {
-        if socket.is_none() {
-            let Ok(fresh) = TcpStream::connect(address).await else { continue };
-            fresh.set_nodelay(true).expect("a socket");
-            socket = Some(fresh);
-        }
-        let Some(open) = socket.as_mut() else { continue };
-        answer.clear();
-        let mut ended = open.write_all(&request).await.is_err();
-        while !ended && !answer.ends_with(b"}}") {
-            ended = !matches!(open.read_buf(&mut answer).await, Ok(1..));
-        }
-        let mut seen = seen.borrow_mut();
-        let has = |code: &[u8]| answer.windows(code.len()).any(|window| window == code);
-        if has(b"\"SUCCESS\"") {
-            seen.successes.push(due.elapsed());
-        } else if has(b"\"REQUEST_TRAFFIC_EXCEED_LIMIT\"") {
-            assert!(has(b"\r\nsignature: "), "a refusal is signed too");
-            seen.refusals.push(due.elapsed());
-        } else {
-            seen.others += 1;
-        }
-        drop(seen);
-        if ended || has(b"connection: close") {
-            socket = None;
-        }
-        if free.send(me).is_err() {
-            break;
-        }
-    }
-}
-
-/// Sends all requests at so many a second; without a rate, as fast as answers come.
-async fn load(
-    address: SocketAddr,
-    requests: Vec<Vec<u8>>,
-    connections: usize,
-    per_second: Option<f64>,
-) -> Seen {
-    let seen = Rc::new(RefCell::new(Seen::default()));
-    let (free, mut frees) = mpsc::unbounded_channel();
-    let mut to = Vec::new();
-    for me in 0..connections {
-        let (work, works) = mpsc::unbounded_channel();
-        to.push(work);
-        tokio::task::spawn_local(speak(address, me, works, free.clone(), Rc::clone(&seen)));
-        free.send(me).expect("we listen");
-    }
-    drop(free);
-    let begun = Instant::now();
-    let count = requests.len();
-    for (nth, request) in requests.into_iter().enumerate() {
-        let due = match per_second {
-            Some(rate) => begun + Duration::from_secs_f64(nth as f64 / rate),
-            None => Instant::now(),
-        };
-        if due > Instant::now() + Duration::from_micros(500) {
-            time::sleep_until(due.into()).await;
-        } else if nth % 16 == 0 {
-            tokio::task::yield_now().await;
-        }
-        let next = match per_second {
-            Some(_) => frees.try_recv().ok(),
-            None => frees.recv().await,
-        };
-        match next {
-            Some(me) => to[me].send((due.max(begun), request.into())).expect("it works"),
-            None => seen.borrow_mut().unsent += 1,
-        }
-    }
-    {
-        let mut seen = seen.borrow_mut();
-        (seen.took, seen.in_time) = (begun.elapsed(), seen.successes.len());
-    }
-    // the rest is waited for, and does not count as throughput
-    drop(to);
-    while frees.recv().await.is_some() {}
-    let mut seen = Rc::try_unwrap(seen).ok().expect("all are done").into_inner();
-    if per_second.is_none() {
-        (seen.took, seen.in_time) = (begun.elapsed(), seen.successes.len());
-    }
-    let answered = seen.successes.len() + seen.refusals.len() + seen.others + seen.unsent;
-    assert!(answered <= count, "nothing is answered twice");
-    seen
-}
-
 fn main() {
     let seconds =
-        std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(4usize);
-    let me = std::process::id().to_string();
+        std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(10usize);
     let dir = tempfile::tempdir().expect("a folder");
     let keys = [(); 2].map(|()| PrivateKey::generate(2048).expect("a key"));
-    // signing wants both cores, measuring one
-    let pin = |cores: &str| {
-        let pinned = Command::new("taskset").args(["-a", "-c", "-p", cores, &me]).output();
-        assert!(pinned.expect("taskset").status.success());
-    };
+    // held beside the measurements
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let run = |address, requests, connections, rate| {
-        pin("1");
-        let seen = LocalSet::new().block_on(&runtime, load(address, requests, connections, rate));
-        pin("0,1");
-        seen
+        on_its_core(load(address, requests, connections, rate))
     };
 
     // 1. the peak
     let service = Service::start(&dir.path().join("all"), &keys, &[]);
-    run(service.bridge, requests(0, &keys, 3_000), 64, None);
+    // memory that is touched for the first time costs more than a request
+    run(service.bridge, requests(0, &keys, 9_000), 3_000, None);
     let before = service.cpu();
-    let mut peak = run(service.bridge, requests(0, &keys, 8_000 * seconds), 3_000, None);
+    let mut peak = run(service.bridge, requests(0, &keys, 4_000 * seconds), 3_000, None);
     assert!(peak.refusals.is_empty(), "3000 fit");
     let accepted_cpu = (service.cpu() - before).as_secs_f64() / peak.successes.len() as f64;
     let rate = peak.per_second();
@@ -315,9 +169,9 @@ fn main() {
         time::sleep(Duration::from_millis(200)).await;
         socket
     });
-    run(full.bridge, requests(0, &keys, 2_000), 256, None);
+    run(full.bridge, requests(0, &keys, 9_000), 3_000, None);
     let before = full.cpu();
-    let refused = run(full.bridge, requests(0, &keys, 8_000 * seconds), 3_000, None);
+    let refused = run(full.bridge, requests(0, &keys, 4_000 * seconds), 3_000, None);
     assert!(refused.successes.is_empty(), "there is no room");
     let refused_cpu = (full.cpu() - before).as_secs_f64() / refused.refusals.len() as f64;
     let r = refused_cpu / accepted_cpu;
@@ -373,18 +227,13 @@ fn main() {
         let flood = requests(0, &keys, 20 * FAIR_RATE * seconds);
         let steady = FAIR_RATE as f64 * 0.9;
         let mut alone = run(service.bridge, quiet, 64, Some(steady));
-        let mut beside = {
-            pin("1");
-            let (seen, flooded) = LocalSet::new().block_on(&runtime, async {
-                tokio::join!(
-                    load(service.bridge, beside, 64, Some(steady)),
-                    load(service.bridge, flood, 256, Some(20.0 * FAIR_RATE as f64)),
-                )
-            });
-            pin("0,1");
-            assert!(flooded.refusals.len() > 10 * flooded.successes.len(), "it is refused");
-            seen
-        };
+        let (mut beside, flooded) = on_its_core(async {
+            tokio::join!(
+                load(service.bridge, beside, 64, Some(steady)),
+                load(service.bridge, flood, 256, Some(20.0 * FAIR_RATE as f64)),
+            )
+        });
+        assert!(flooded.refusals.len() > 10 * flooded.successes.len(), "it is refused");
         assert!(alone.refusals.len() + beside.refusals.len() == 0, "within its rate");
         let p99 = [at(&mut alone.successes, 990), at(&mut beside.successes, 990)];
         println!("{round:>5}  {:<10.2?}  {:<10.2?}", p99[0], p99[1]);

@@ -34,7 +34,7 @@
 //! | [`layer`] | what both fronts need around a request, as tower layers: room, rates, permissions, deadlines, panics | `domain`, `telemetry` |
 //! | [`listen`] | the accept loop under every front | `layer`, `telemetry`, `tls` |
 //! | [`grpc`] | the contract of `proto/`, served and called | `domain`, `store`, `feed`, `engine`, `layer`, `listen::{Cut, Identity, Patient, Peer}`, `telemetry` |
-//! | [`bridge`] | the signed JSON front, a client of gRPC | `domain`, `layer`, [`grpc::client`], [`listen::Peer`], `telemetry` |
+//! | [`bridge`] | the signed JSON front, a client of gRPC | `domain`, `layer`, [`grpc::client`], `listen::{Peer, Porter}`, `telemetry` |
 //! | [`watch_list`] | what people have to look at, for metrics and the log | `domain`, `store`, `telemetry` |
 //! | [`admin`] | probes and metrics | `domain`, [`grpc::client`], `telemetry` |
 //! | [`config`] | every setting; the only reader of the environment | `domain` |

@@ -17,6 +17,7 @@ use rustls::{
     },
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _};
+use x509_cert::{Certificate, der::Decode as _};
 
 /// Why a TLS set-up cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -208,6 +209,26 @@ impl ClientCertVerifier for Named {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.issued.supported_verify_schemes()
     }
+}
+
+/// When the first certificate of a chain's file ends, in seconds since 1970: from then on nobody takes the chain.
+pub fn first_end(chain: &Path) -> Option<i64> {
+    ends(chain).into_iter().min()
+}
+
+/// When the last certificate of an authorities' file ends: from then on it proves nobody. Before, one may end that
+/// another has taken the place of.
+pub fn last_end(authorities: &Path) -> Option<i64> {
+    ends(authorities).into_iter().max()
+}
+
+fn ends(path: &Path) -> Vec<i64> {
+    let end = |certificate: &CertificateDer<'_>| {
+        let certificate = Certificate::from_der(certificate).ok()?;
+        let end = certificate.tbs_certificate.validity.not_after.to_unix_duration();
+        i64::try_from(end.as_secs()).ok()
+    };
+    certificates(path).unwrap_or_default().iter().filter_map(end).collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {

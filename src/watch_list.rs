@@ -3,7 +3,7 @@
 //! It is asked in the background and never by a scrape: whoever scrapes often must not slow the store down.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use crate::{
         consumer::{Consumer, ConsumerName, Head},
         time::Timestamp,
     },
-    store::{Backlog, Error, Outstanding, Standing, Store},
+    store::{Backlog, Error, Outstanding, Place, Standing, Store},
     telemetry::{
         Metrics, label,
         metrics::{Gauge, Label, Told},
@@ -32,6 +32,9 @@ const ALARM_AFTER_MS: i64 = 15 * 60_000;
 const SAY_EVERY_MS: i64 = 60_000;
 /// Consumers that metrics tell of, the required ones first: each is a series.
 const CONSUMERS_MAX: usize = 50;
+/// For how many events the store is asked at a look: each costs a read of a row. Consumers behind in more partitions
+/// than that, together, are told by the events alone.
+const OLDEST_MAX: usize = 4_096;
 
 /// What was seen last.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ struct Seen {
     unresolved: Backlog,
     heads: Vec<Head>,
     consumers: BTreeMap<ConsumerName, Consumer>,
+    /// When the first event was decided that a consumer has not acknowledged, of those that have any.
+    oldest: BTreeMap<ConsumerName, Timestamp>,
     standing: Standing,
 }
 
@@ -80,14 +85,49 @@ impl WatchList {
     async fn look(&self, store: &dyn Store) -> Result<Seen, Error> {
         // the heads before the places, so that nobody seems to be ahead
         let heads = store.heads().await?;
+        let consumers = store.consumers().await?.into_iter().collect();
         Ok(Seen {
             at: (self.now)(),
             due: store.backlog(Outstanding::FundReturnDue).await?,
             unresolved: store.backlog(Outstanding::Unresolved).await?,
+            oldest: self.oldest(store, &consumers, &heads).await?,
             heads,
-            consumers: store.consumers().await?.into_iter().collect(),
+            consumers,
             standing: store.standing().await?,
         })
+    }
+
+    /// When the first event was decided that each consumer has not acknowledged: one question to the store for all.
+    async fn oldest(
+        &self,
+        store: &dyn Store,
+        consumers: &BTreeMap<ConsumerName, Consumer>,
+        heads: &[Head],
+    ) -> Result<BTreeMap<ConsumerName, Timestamp>, Error> {
+        let mut behind = BTreeMap::new();
+        let mut places = BTreeSet::new();
+        for (name, consumer) in self.told(consumers) {
+            let of_this = consumer.behind(heads);
+            if places.len().saturating_add(of_this.len()) <= OLDEST_MAX {
+                places.extend(of_this.iter().copied());
+                behind.insert(name.clone(), of_this);
+            }
+        }
+        if places.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let firsts = store.events(places.into_iter().collect(), 1).await?;
+        // the event right behind a place; whatever was purged meanwhile is nobody's any more
+        let at: BTreeMap<Place, Timestamp> = firsts
+            .into_iter()
+            .map(|first| {
+                let position = first.position.saturating_sub(1);
+                (Place { partition: first.partition, position }, first.event.at)
+            })
+            .collect();
+        let oldest = |places: Vec<Place>| places.iter().filter_map(|it| at.get(it)).min().copied();
+        let told = behind.into_iter().filter_map(|(name, places)| Some((name, oldest(places)?)));
+        Ok(told.collect())
     }
 
     /// Has the gauges tell what was seen last; nothing as long as nothing was.
@@ -105,10 +145,17 @@ impl WatchList {
             seen.kinds(|it| it.oldest.map_or(0, |oldest| elapsed(oldest, now) / 1_000))
         });
         each(&metrics.consumer_lag, |list, seen| {
-            list.consumers(seen, |it| number(it.lag(&seen.heads)))
+            list.consumers(seen, |_, it| Some(number(it.lag(&seen.heads))))
+        });
+        each(&metrics.consumer_lag_time, |list, seen| {
+            let now = (list.now)();
+            list.consumers(seen, |name, it| match seen.oldest.get(name) {
+                Some(oldest) => Some(elapsed(*oldest, now) / 1_000),
+                None => (it.lag(&seen.heads) == 0).then_some(0),
+            })
         });
         each(&metrics.consumer_parked, |list, seen| {
-            list.consumers(seen, |it| i64::try_from(it.parked.len()).unwrap_or(i64::MAX))
+            list.consumers(seen, |_, it| Some(i64::try_from(it.parked.len()).unwrap_or(i64::MAX)))
         });
         each(&metrics.consumer_missing, |list, seen| {
             let missing = |name| (of(name), i64::from(!seen.consumers.contains_key(name)));
@@ -120,13 +167,26 @@ impl WatchList {
         each(&metrics.watch_list_age, |list, seen| one(elapsed(seen.at, (list.now)()) / 1_000));
     }
 
-    fn consumers(&self, seen: &Seen, value: impl Fn(&Consumer) -> i64) -> Vec<Told> {
+    fn consumers(
+        &self,
+        seen: &Seen,
+        value: impl Fn(&ConsumerName, &Consumer) -> Option<i64>,
+    ) -> Vec<Told> {
+        let told = self.told(&seen.consumers).into_iter();
+        told.filter_map(|(name, it)| Some((of(name), value(name, it)?))).collect()
+    }
+
+    /// Those that metrics tell of.
+    fn told<'a>(
+        &self,
+        consumers: &'a BTreeMap<ConsumerName, Consumer>,
+    ) -> Vec<(&'a ConsumerName, &'a Consumer)> {
         let is_required = |name: &ConsumerName| self.required.contains(name);
         let (mut told, others): (Vec<_>, Vec<_>) =
-            seen.consumers.iter().partition(|(name, _)| is_required(name));
+            consumers.iter().partition(|(name, _)| is_required(name));
         told.extend(others);
         told.truncate(CONSUMERS_MAX);
-        told.into_iter().map(|(name, it)| (of(name), value(it))).collect()
+        told
     }
 }
 
@@ -217,6 +277,7 @@ mod tests {
                 (name("a"), Consumer::default()),
                 (name("executor"), Consumer::default()),
             ]),
+            oldest: BTreeMap::from([(name("executor"), at(30_500))]),
             standing: Standing { epoch: 3, onboarding: false, suspect: Some("why".to_owned()) },
         });
         let mut expected = [
@@ -226,6 +287,8 @@ mod tests {
             "alipayplus_cancel_outstanding_oldest_seconds{kind=\"unresolved\"} 0",
             "alipayplus_cancel_consumer_lag_events{consumer=\"executor\"} 5",
             "alipayplus_cancel_consumer_lag_events{consumer=\"a\"} 5",
+            // nothing is told of the other: it is behind, and nobody knows since when
+            "alipayplus_cancel_consumer_lag_seconds{consumer=\"executor\"} 69",
             "alipayplus_cancel_consumer_parked_events{consumer=\"executor\"} 0",
             "alipayplus_cancel_consumer_parked_events{consumer=\"a\"} 0",
             "alipayplus_cancel_consumer_missing{consumer=\"executor\"} 0",

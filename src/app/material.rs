@@ -38,6 +38,8 @@ pub(super) struct Material {
     pub(super) core: Option<CoreMaterial>,
     /// How cores elsewhere are reached; `None`: in plain text, or not at all.
     pub(super) core_tls: Option<channel::Tls>,
+    /// When the certificates end, in seconds since 1970, by the setting that names their file.
+    pub(super) ends: Vec<(&'static str, i64)>,
 }
 
 /// What the JSON front needs.
@@ -60,7 +62,8 @@ pub(super) struct CoreMaterial {
 impl Material {
     /// Reads all of it. Blocks for as long as files and tokens take.
     pub(super) fn read(settings: &Settings, role: Role) -> Result<Self, StartError> {
-        let mut material = Self { front: None, core: None, core_tls: None };
+        let ends = ends(settings, role);
+        let mut material = Self { front: None, core: None, core_tls: None, ends };
         if role.has_bridge() {
             let setup =
                 Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings));
@@ -117,19 +120,63 @@ fn endpoint(settings: &Settings) -> Result<Option<telemetry::Endpoint>, StartErr
     Ok(Some(telemetry::Endpoint { url, ca }))
 }
 
-/// Which keys of the settings in use end.
-pub(super) fn observe(settings: &Settings, metrics: &Metrics) {
-    let seconds = |unix_ms: i64| unix_ms.div_euclid(1_000);
-    let ends = settings.clients.iter().flat_map(|client| {
-        client.keys.iter().filter_map(|key| {
-            let labels = vec![
-                label("owner", client.id.as_str().to_owned()),
-                label("version", key.version.clone()),
-            ];
-            Some((labels, seconds(key.not_after?.unix_ms)))
-        })
-    });
-    metrics.key_not_after.tell(ends.collect());
+/// What the settings in use say about clients and their keys, and when the certificates in use end.
+pub(super) fn observe(
+    settings: &Settings,
+    role: Role,
+    ends: &[(&'static str, i64)],
+    metrics: &Metrics,
+) {
+    let end = |&(setting, seconds): &(_, i64)| (vec![label("setting", setting)], seconds);
+    metrics.certificate_not_after.tell(ends.iter().map(end).collect());
+    if role.has_bridge() {
+        observe_clients(&settings.clients, metrics);
+    }
+}
+
+fn observe_clients(clients: &[config::Client], metrics: &Metrics) {
+    let (mut keys, mut last_keys) = (Vec::new(), Vec::new());
+    // a series that is not there yet cannot be seen to grow
+    metrics.signature_failures.add(0, &[label("client", "unknown")]);
+    for client in clients {
+        let name = || label("client", client.id.as_str().to_owned());
+        metrics.signature_failures.add(0, &[name()]);
+        metrics.rate_limited.add(0, &[name(), label("front", "bridge")]);
+        let ends = client.keys.iter().map(|key| {
+            let version = label("version", key.version.clone());
+            metrics.signature_verified.add(0, &[name(), version.clone()]);
+            let end = key.not_after.map(|end| end.unix_ms.div_euclid(1_000));
+            keys.extend(end.map(|end| (vec![name(), version], end)));
+            end
+        });
+        let ends: Vec<Option<i64>> = ends.collect();
+        // one that has no end makes all of it none
+        let last = ends.into_iter().collect::<Option<Vec<_>>>().and_then(|it| it.into_iter().max());
+        last_keys.extend(last.map(|last| (vec![name()], last)));
+    }
+    metrics.key_not_after.tell(keys);
+    metrics.last_key_not_after.tell(last_keys);
+}
+
+/// When the certificates end that this role presents or trusts others by. One that does not say so is left out: what
+/// uses it will tell.
+fn ends(settings: &Settings, role: Role) -> Vec<(&'static str, i64)> {
+    let mut ends = Vec::new();
+    let mut tell = |setting, end: Option<i64>| ends.extend(end.map(|end| (setting, end)));
+    if let Some(files) = settings.bridge.tls.as_ref().filter(|_| role.has_bridge()) {
+        tell("bridge.tls.cert_file", tls::first_end(&files.cert_file));
+        let ca = files.client_ca_file.as_deref();
+        tell("bridge.tls.client_ca_file", ca.and_then(tls::last_end));
+    }
+    if let Some(files) = settings.grpc.tls.as_ref().filter(|_| role.has_core()) {
+        tell("grpc.tls.cert_file", tls::first_end(&files.cert_file));
+        tell("grpc.tls.client_ca_file", tls::last_end(&files.client_ca_file));
+    }
+    if let Some(files) = settings.bridge.core_tls.as_ref().filter(|_| !role.has_core()) {
+        tell("bridge.core_tls.cert_file", tls::first_end(&files.cert_file));
+        tell("bridge.core_tls.ca_file", tls::last_end(&files.ca_file));
+    }
+    ends
 }
 
 pub(super) fn read(setting: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, StartError> {
@@ -225,7 +272,7 @@ fn clients(settings: &Settings) -> Result<Clients, StartError> {
                 wrong,
             })?;
             public.push(ClientKey {
-                version: key.version.clone(),
+                version: key.version.as_str().into(),
                 key: parsed,
                 not_after: key.not_after,
             });

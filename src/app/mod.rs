@@ -89,7 +89,7 @@ pub async fn start(
     role: Role,
     telemetry: &Telemetry,
 ) -> Result<Running, StartError> {
-    let Material { front, core: of_core, core_tls } = Material::read(settings, role)?;
+    let Material { front, core: of_core, core_tls, ends } = Material::read(settings, role)?;
     let behind = match of_core {
         Some(material) => Behind::Here(Box::new(material)),
         None => Behind::Elsewhere(channel(settings, core_tls)?),
@@ -98,7 +98,7 @@ pub async fn start(
     let grpc = bind_if(role.has_core(), "grpc.listen", settings.grpc.listen)?;
     let bridge = bind_if(role.has_bridge(), "bridge.listen", settings.bridge.listen)?;
     let admin = bind("admin.listen", settings.admin.listen)?;
-    observe(settings, &telemetry.metrics);
+    observe(settings, role, &ends, &telemetry.metrics);
     let at = |bound: &Option<(TcpListener, SocketAddr)>| bound.as_ref().map(|(_, at)| *at);
     let (grpc_at, bridge_at, admin_at) = (at(&grpc), at(&bridge), admin.1);
 
@@ -116,6 +116,7 @@ pub async fn start(
         bounds: bounds(settings),
         connections,
         bodies: None,
+        porter: None,
         told: (telemetry.metrics.clone(), name),
     };
     let probes = Admin::new();
@@ -176,6 +177,7 @@ pub async fn start(
         let tls = tls.map(swapped);
         live.front = Some(LiveFront { bridge: json.clone(), tls: tls.clone() });
         let bridge = listening("bridge", bridge, tls, Protocol::Http1, connections());
+        let bridge = Front { porter: Some(json.porter()), ..bridge };
         fronts.tasks.spawn(bridge.serve(json.router(), stop.clone(), open.clone()));
     }
     if let Some((_, health)) = &core {

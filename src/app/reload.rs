@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, mem,
     path::PathBuf,
     sync::{
         Arc,
@@ -185,7 +185,7 @@ impl LiveCore {
 impl Live {
     /// Replaces all of it. Nothing here can fail.
     fn replace(&self, material: Material) {
-        let Material { front, core, core_tls } = material;
+        let Material { front, core, core_tls, ends: _ } = material;
         if let (Some(live), Some(front)) = (&self.front, front) {
             live.bridge.reload(front.setup);
             swap(live.tls.as_ref(), front.tls);
@@ -366,7 +366,6 @@ impl Reloader {
         match read.and_then(|(loaded, material)| self.replace(loaded, material)) {
             Ok(settings) => {
                 self.outcomes.note(true);
-                observe(&self.running.settings, &self.metrics);
                 tracing::info!(settings, files, "settings were reloaded");
                 for warning in self.running.warnings() {
                     tracing::warn!("{warning}");
@@ -417,7 +416,7 @@ impl Reloader {
     }
 
     /// Puts them in place; says which settings changed.
-    fn replace(&mut self, loaded: Loaded, material: Material) -> Result<String, Refused> {
+    fn replace(&mut self, loaded: Loaded, mut material: Material) -> Result<String, Refused> {
         let changed = loaded.changed_since(&self.running);
         let (now, then) = (&loaded.settings, &self.running.settings);
         let is_live = |name: &str| LIVE.iter().any(|live| name.starts_with(live));
@@ -442,7 +441,9 @@ impl Reloader {
         }
         let changed: Vec<&str> = changed.iter().map(|(name, _)| name.as_str()).collect();
         let changed = changed.join(", ");
+        let ends = mem::take(&mut material.ends);
         self.live.replace(material);
+        observe(&loaded.settings, self.source.role, &ends, &self.metrics);
         let files = files(&self.source, &loaded, &Look::new());
         self.tried.retain(|file, _| files.contains(file));
         self.running = loaded;

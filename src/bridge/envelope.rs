@@ -26,25 +26,79 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UT
 
 /// A body whose signature verified: these very bytes were sent by the client.
 #[derive(Debug)]
-pub struct Verified(Bytes);
+pub struct Verified {
+    body: Bytes,
+    key_version: Arc<str>,
+}
 
 impl Verified {
     /// The bytes as received.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.body
+    }
+
+    /// The version of the client's key that proved it.
+    pub fn key_version(&self) -> &Arc<str> {
+        &self.key_version
     }
 }
 
 /// What an answer is addressed to: it repeats these, and signs them.
-#[derive(Clone, Debug)]
-pub struct Address {
+#[derive(Clone, Copy, Debug)]
+pub struct Address<'a> {
     /// The request's method.
-    pub method: Method,
+    pub method: &'a Method,
     /// The request's path and query, as received.
-    pub target: Box<str>,
+    pub target: &'a str,
     /// The request's client.
-    pub client: ClientId,
+    pub client: &'a ClientId,
 }
+
+/// A signed answer, as it goes out.
+#[derive(Clone, Debug)]
+pub(super) struct Sealed {
+    client: HeaderValue,
+    time: HeaderValue,
+    signature: HeaderValue,
+    body: Bytes,
+}
+
+impl Sealed {
+    fn response(self) -> Response<Bytes> {
+        let mut response = Response::new(self.body);
+        let headers = response.headers_mut();
+        headers.reserve(HEADERS);
+        headers.insert(header::CONTENT_TYPE, JSON);
+        headers.insert(CLIENT_ID, self.client);
+        headers.insert(RESPONSE_TIME, self.time);
+        headers.insert(SIGNATURE, self.signature);
+        response
+    }
+}
+
+impl Sealed {
+    /// All bytes of it, as hyper would send them on HTTP/1.1 in this second since 1970.
+    pub(super) fn http1(&self, second: i64) -> Bytes {
+        let mut bytes = b"HTTP/1.1 200 OK\r\n".to_vec();
+        let mut line = |name: &HeaderName, value: &[u8]| {
+            for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+                bytes.extend_from_slice(part);
+            }
+        };
+        line(&header::CONTENT_TYPE, JSON.as_bytes());
+        line(&CLIENT_ID, self.client.as_bytes());
+        line(&RESPONSE_TIME, self.time.as_bytes());
+        line(&SIGNATURE, self.signature.as_bytes());
+        line(&header::CONTENT_LENGTH, self.body.len().to_string().as_bytes());
+        line(&header::DATE, request_time::http_date(second).as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(&self.body);
+        bytes.into()
+    }
+}
+
+/// How many headers an answer has, those that hyper adds among them.
+const HEADERS: usize = 6;
 
 /// The value of a header that must stand there once.
 fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
@@ -93,10 +147,9 @@ pub fn verify(
     }
     let signed =
         signature::signed_string(parts.method.as_str(), target, client.id.as_str(), time, &body);
-    if !keys.any(|key| key.verify(&signed, &header.signature)) {
-        return Err(Reply::of(ResultCode::InvalidSignature));
-    }
-    Ok(Verified(body))
+    let proves = keys.find(|key| key.key.verify(&signed, &header.signature));
+    let proves = proves.ok_or_else(|| Reply::of(ResultCode::InvalidSignature))?;
+    Ok(Verified { body, key_version: Arc::clone(&proves.version) })
 }
 
 /// A response without signature, for whoever has not proven anything and named no client of ours.
@@ -114,18 +167,24 @@ pub fn plain(reply: &Reply) -> Response<Bytes> {
 /// If signing fails the answer is withheld: unsigned, it could be anybody's, and Alipay+ asks again on `U`.
 pub(super) async fn sealed(
     reply: &Reply,
-    address: &Address,
+    address: Address<'_>,
     now: Timestamp,
     cache: &SignCache,
 ) -> (Response<Bytes>, Option<bool>) {
-    let mut response = plain(reply);
+    // all that it says is its code, so that this and its address make it
+    let code = reply.is_bare().then_some(reply.code);
+    let second = now.unix_ms.div_euclid(1_000);
+    if let Some(sealed) = code.and_then(|code| cache.answer(second, address, code)) {
+        return (sealed.response(), Some(true));
+    }
+    let body = Bytes::from(reply.json());
     let time = request_time::response_time(now);
     let signed = signature::signed_string(
         address.method.as_str(),
-        &address.target,
+        address.target,
         address.client.as_str(),
         &time,
-        response.body(),
+        &body,
     );
     let signature = cache.header(&time, signed).await.inspect_err(|error| {
         tracing::error!(%error, "an answer could not be signed; the caller is told to ask again");
@@ -136,9 +195,9 @@ pub(super) async fn sealed(
     else {
         return (plain(&Reply::of(ResultCode::UnknownException)), None);
     };
-    let headers = response.headers_mut();
-    headers.insert(CLIENT_ID, client);
-    headers.insert(RESPONSE_TIME, time);
-    headers.insert(SIGNATURE, signature);
-    (response, Some(cached))
+    let sealed = Sealed { client, time, signature, body };
+    if let Some(code) = code {
+        cache.keep(second, address, code, &sealed);
+    }
+    (sealed.response(), Some(cached))
 }

@@ -2,15 +2,12 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
 };
 
 use axum::body::Body;
-use http::{HeaderMap, Method, Request, request::Parts};
+use http::{HeaderValue, Method, Request, request::Parts};
 
 use super::{
     envelope::{self, Address, Verified},
@@ -27,14 +24,12 @@ use crate::{
         rate_limit::{Bucket, Limited},
     },
     listen::Peer,
-    telemetry::{Span, context::TraceContext},
+    telemetry::Span,
 };
 
 /// A request of which only the head was read.
 pub(super) struct Exchange {
     pub(super) parts: Parts,
-    /// Path and query exactly as received.
-    pub(super) target: Box<str>,
     pub(super) api: Option<Api>,
     /// The registered client that it names.
     pub(super) client: Option<Arc<Client>>,
@@ -46,7 +41,8 @@ pub(super) struct Exchange {
     pub(super) span: Span,
     source: Source,
     served: bool,
-    proven: AtomicBool,
+    /// The version of the client's key that proved it.
+    proven: OnceLock<Arc<str>>,
     body: Mutex<Option<Body>>,
     /// The room that it takes, until its answer is made.
     room: Mutex<Option<(Share, Share)>>,
@@ -61,14 +57,13 @@ pub(super) struct Proven {
 }
 
 impl Exchange {
-    pub(super) fn new(bridge: &Bridge, request: Request<Body>) -> Self {
+    pub(super) fn new(bridge: &Bridge, request: Request<Body>, span: Span) -> Self {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
         let setup = bridge.setup.load_full();
-        let target: Box<str> =
-            parts.uri.path_and_query().map_or("", |target| target.as_str()).into();
+        let target = target(&parts);
         // a query is signed for, but does not tell APIs apart
-        let path = target.split_once('?').map_or(&*target, |(path, _)| path);
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
         let api = bridge.paths.get(path).copied();
         let wait = match api {
             Some(Api::CancelPayment) => setup.limits.cancel_payment_deadline,
@@ -78,43 +73,48 @@ impl Exchange {
             .extensions
             .get::<Peer>()
             .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let span = parts.extensions.get::<Span>().cloned();
-        let source = forwarded_for(&parts.headers, setup.limits.trusted_proxies).unwrap_or(peer);
+        let lines = parts.headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        let source = forwarded_for(lines, setup.limits.trusted_proxies).unwrap_or(peer);
         Self {
             api,
             client: envelope::client(&parts.headers, &setup.clients).cloned(),
             deadline: arrived + wait,
-            span: span.unwrap_or_else(|| Span::unrecorded(TraceContext::begin(0.0))),
+            span,
             source: source.into(),
-            served: bridge.paths.contains_key(&*target),
-            proven: AtomicBool::new(false),
+            served: api.is_some() && path.len() == target.len(),
+            proven: OnceLock::new(),
             body: Mutex::new(Some(body)),
             room: Mutex::default(),
             parts,
-            target,
             setup,
         }
     }
 
     /// Whom an answer is signed for: whoever has proven to be a client; and before that, whoever names one, on what
     /// nobody but us chose: POST, a served path, no query.
-    pub(super) fn address(&self) -> Option<Address> {
+    pub(super) fn address(&self) -> Option<Address<'_>> {
         let ours = self.parts.method == Method::POST && self.served;
         let client = self.client.as_ref().filter(|_| self.is_proven() || ours)?;
-        Some(Address {
-            method: self.parts.method.clone(),
-            target: self.target.clone(),
-            client: client.id.clone(),
-        })
+        Some(Address { method: &self.parts.method, target: self.target(), client: &client.id })
+    }
+
+    /// Path and query exactly as received.
+    pub(super) fn target(&self) -> &str {
+        target(&self.parts)
     }
 
     /// Whether its signature verified.
     pub(super) fn is_proven(&self) -> bool {
-        self.proven.load(Ordering::Relaxed)
+        self.proven.get().is_some()
     }
 
-    pub(super) fn set_proven(&self) {
-        self.proven.store(true, Ordering::Relaxed);
+    /// By which version of the client's key it was proven, if it was.
+    pub(super) fn proven_by(&self) -> Option<&Arc<str>> {
+        self.proven.get()
+    }
+
+    pub(super) fn set_proven(&self, key_version: &Arc<str>) {
+        self.proven.get_or_init(|| Arc::clone(key_version));
     }
 
     /// The body, as long as nobody has read all of it.
@@ -126,6 +126,10 @@ impl Exchange {
     pub(super) fn take_body(&self) -> Option<Body> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+fn target(parts: &Parts) -> &str {
+    parts.uri.path_and_query().map_or("", |target| target.as_str())
 }
 
 /// A body that is being read. Given up half-way, it is there again for whoever has to read it away.
@@ -196,12 +200,18 @@ impl Limited for Proven {
     }
 }
 
+/// Where proxies say whom they saw.
+pub(super) const FORWARDED_FOR: &str = "x-forwarded-for";
+
 /// Where a request came from, as the outermost of so many proxies of ours saw it: each adds the address that it sees at
 /// the end of `X-Forwarded-For`, so that what stands further to the left is anybody's word.
-fn forwarded_for(headers: &HeaderMap, trusted_proxies: usize) -> Option<IpAddr> {
+pub(super) fn forwarded_for<'a>(
+    lines: impl DoubleEndedIterator<Item = &'a [u8]>,
+    trusted_proxies: usize,
+) -> Option<IpAddr> {
     let nth = trusted_proxies.checked_sub(1)?;
-    let lines = headers.get_all("x-forwarded-for").iter().rev();
-    let addresses = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+    let lines = lines.rev().map(|line| std::str::from_utf8(line).unwrap_or_default());
+    let addresses = lines.flat_map(|line| line.rsplit(','));
     address(addresses.map(str::trim).nth(nth)?)
 }
 
@@ -217,11 +227,8 @@ mod tests {
     use super::*;
 
     fn source(trusted: usize, lines: &[&str]) -> Option<String> {
-        let mut headers = HeaderMap::new();
-        for line in lines {
-            headers.append("x-forwarded-for", line.parse().unwrap());
-        }
-        forwarded_for(&headers, trusted).map(|address| address.to_string())
+        let lines = lines.iter().map(|line| line.as_bytes());
+        forwarded_for(lines, trusted).map(|address| address.to_string())
     }
 
     #[test]

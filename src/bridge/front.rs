@@ -12,6 +12,7 @@ use super::{
     exchange::Room,
     identity::{Clients, Identity},
     observe::ObserveLayer,
+    porter::Doorkeeper,
     proof::ProofLayer,
     seal::SealLayer,
     sign_cache::SignCache,
@@ -27,6 +28,7 @@ use crate::{
         rate_limit::{Early, Rate, RateLimit},
         unproven::Unproven,
     },
+    listen::Porter,
     telemetry::Telemetry,
 };
 
@@ -147,6 +149,11 @@ impl Bridge {
         self.setup.store(Arc::new(Setup { clients, ..setup }));
     }
 
+    /// Who turns requests away that there is no room for, before they come to the service.
+    pub fn porter(&self) -> Arc<dyn Porter> {
+        Arc::new(Doorkeeper::new(self.clone(), self.observe.clone()))
+    }
+
     /// The service: what a request meets, from the outside in. One stack for everything, because paths are compared byte
     /// for byte: a router that decodes or normalises would serve what was not signed for.
     pub fn router(self) -> Router {
@@ -154,7 +161,7 @@ impl Bridge {
             // what is told of it, whatever becomes of it
             .layer(self.observe.clone())
             // HTTP outside, a request with what its head says inside; a reply becomes a signed response
-            .layer(SealLayer(self.clone()))
+            .layer(SealLayer(Arc::new(self.clone())))
             .layer(CatchPanicLayer)
             .layer(DeadlineLayer)
             // room for it, before anything of it is read

@@ -88,7 +88,7 @@ impl Buckets {
 /// A public key of a client.
 pub struct ClientKey {
     /// The exact `keyVersion`.
-    pub version: String,
+    pub version: Arc<str>,
     /// The key.
     pub key: PublicKey,
     /// From then on it is retired.
@@ -118,9 +118,9 @@ impl Client {
         &self,
         version: Option<&str>,
         now: Timestamp,
-    ) -> impl Iterator<Item = &PublicKey> {
-        let fits = move |key: &&ClientKey| version.is_none_or(|version| key.version == version);
-        self.keys.iter().filter(move |key| key.active(now)).filter(fits).map(|key| &key.key)
+    ) -> impl Iterator<Item = &ClientKey> {
+        let fits = move |key: &&ClientKey| version.is_none_or(|version| *key.version == *version);
+        self.keys.iter().filter(move |key| key.active(now)).filter(fits)
     }
 
     /// Whether it may act for this wallet and acquirer.

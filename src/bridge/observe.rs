@@ -8,29 +8,33 @@ use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use tower::{Layer, Service};
 
-use super::front::Api;
+use super::{front::Api, identity::Client};
 use crate::{
-    domain::{id::ClientId, result::ResultCode},
+    domain::result::ResultCode,
     layer::Refusal,
-    telemetry::{Metrics, Span, Telemetry, Tracer, context::TraceContext, label, metrics::Label},
+    telemetry::{
+        Metrics, Span, Telemetry, Tracer,
+        context::TraceContext,
+        label,
+        metrics::{BoundCounter, BoundSeconds, BoundUpDownCounter, Label},
+    },
 };
 
 /// What the layers inside say of a response, for metrics; it goes no further.
-#[derive(Clone, Debug)]
 pub(super) struct Answered {
     pub(super) code: ResultCode,
     pub(super) api: Option<Api>,
-    /// Whether it proved to be who it named.
-    pub(super) proven: bool,
+    /// The version of the client's key by which it proved to be who it named, if it did.
+    pub(super) proven: Option<Arc<str>>,
     /// The registered client that the request named.
-    pub(super) client: Option<ClientId>,
+    pub(super) client: Option<Arc<Client>>,
     /// Why it was turned away, if it was.
     pub(super) refusal: Option<Refusal>,
     /// Whether its signature was there already; absent if it has none.
@@ -45,7 +49,51 @@ struct Observe {
     metrics: Metrics,
     tracer: Tracer,
     scheme: &'static str,
-    routes: HashMap<String, Arc<str>>,
+    usual: Usual,
+    routes: HashMap<String, Arc<Route>>,
+}
+
+/// Series of almost every request, looked up once: under load that would cost more than to turn a request away.
+struct Usual {
+    active: BoundUpDownCounter<i64>,
+    in_flight: BoundUpDownCounter<i64>,
+    shed: BoundCounter<u64>,
+    cached: BoundCounter<u64>,
+    computed: BoundCounter<u64>,
+    /// By API and code.
+    requests: Vec<(Option<Api>, ResultCode, BoundCounter<u64>)>,
+}
+
+struct Route {
+    path: Arc<str>,
+    /// POST, answered with 200, and not for a fault of ours.
+    served: BoundSeconds,
+}
+
+/// The method of all that is served.
+const POST: &str = "POST";
+
+impl Usual {
+    fn new(metrics: &Metrics, scheme: &'static str) -> Self {
+        let apis = [None, Some(Api::CancelPayment), Some(Api::CancelToken)];
+        let series = |api| {
+            ResultCode::ALL.map(|code| (api, code, metrics.requests.bind(&request(api, code))))
+        };
+        let cache = |result| metrics.signature_cache.bind(&[label("result", result)]);
+        Self {
+            active: metrics.http_active.bind(&active(POST, scheme)),
+            in_flight: metrics.in_flight.bind(&[label("front", FRONT)]),
+            shed: metrics.shed.bind(&[label("front", FRONT), label("reason", "in_flight")]),
+            cached: cache("hit"),
+            computed: cache("miss"),
+            requests: apis.into_iter().flat_map(series).collect(),
+        }
+    }
+
+    fn requests(&self, api: Option<Api>, code: ResultCode) -> Option<&BoundCounter<u64>> {
+        let found = self.requests.iter().find(|(of, result, _)| (*of, *result) == (api, code));
+        found.map(|(_, _, counter)| counter)
+    }
 }
 
 impl ObserveLayer {
@@ -55,18 +103,44 @@ impl ObserveLayer {
         paths: &HashMap<String, Api>,
     ) -> Self {
         let metrics = telemetry.metrics.clone();
+        let usual = Usual::new(&metrics, scheme);
         // a series that is not there yet cannot be seen to grow
-        for code in ResultCode::ALL {
-            for api in Api::ALL {
-                metrics.requests.add(0, &request(Some(api), code));
+        for (api, _, counter) in &usual.requests {
+            if api.is_some() {
+                counter.add(0);
             }
         }
-        for result in ["hit", "miss"] {
-            metrics.signature_cache.add(0, &[label("result", result)]);
+        for counter in [&usual.shed, &usual.cached, &usual.computed] {
+            counter.add(0);
         }
-        let routes = paths.keys().map(|path| (path.clone(), Arc::from(path.as_str()))).collect();
+        let route = |path: &String| {
+            let path: Arc<str> = Arc::from(path.as_str());
+            let labels = durations(POST, scheme, Some(&path), Some(StatusCode::OK));
+            Arc::new(Route { served: metrics.http_duration.bind(&labels), path })
+        };
+        let routes = paths.keys().map(|path| (path.clone(), route(path))).collect();
         let tracer = telemetry.tracer.clone();
-        Self(Arc::new(Observe { metrics, tracer, scheme, routes }))
+        Self(Arc::new(Observe { metrics, tracer, scheme, usual, routes }))
+    }
+}
+
+impl ObserveLayer {
+    /// Counts a request that was turned away before it came here.
+    pub(super) fn turned_away(&self, api: Api, target: &str, refusal: Refusal, took: Duration) {
+        let Observe { metrics, usual, routes, .. } = &*self.0;
+        if let Some(requests) = usual.requests(Some(api), ResultCode::RequestTrafficExceedLimit) {
+            requests.add(1);
+        }
+        if refusal == Refusal::Busy {
+            usual.shed.add(1);
+        } else {
+            // nobody makes another's figure grow by naming him
+            metrics.rate_limited.add(1, &[label("client", "unknown"), label("front", FRONT)]);
+        }
+        usual.cached.add(1);
+        if let Some(route) = routes.get(target) {
+            route.served.record(took);
+        }
     }
 }
 
@@ -87,7 +161,7 @@ pub(super) struct Observed<S> {
 
 impl<S, I, O> Service<Request<I>> for Observed<S>
 where
-    S: Service<Request<I>, Response = Response<O>, Error = Infallible>,
+    S: Service<(Request<I>, Span), Response = (Response<O>, Option<Answered>), Error = Infallible>,
     S::Future: Send + 'static,
 {
     type Response = Response<O>;
@@ -98,13 +172,12 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<I>) -> Self::Future {
+    fn call(&mut self, request: Request<I>) -> Self::Future {
         let watch = Watch::begin(&self.observe, &request);
-        request.extensions_mut().insert(watch.span.clone());
-        let answer = self.inner.call(request);
+        let answering = self.inner.call((request, watch.span.clone()));
         Box::pin(async move {
-            let mut answer = answer.await?;
-            watch.end(&mut answer);
+            let (answer, answered) = answering.await?;
+            watch.end(&answer, answered);
             Ok(answer)
         })
     }
@@ -116,7 +189,7 @@ struct Watch {
     span: Span,
     begun: Instant,
     method: &'static str,
-    route: Option<Arc<str>>,
+    route: Option<Arc<Route>>,
     status: Option<StatusCode>,
     answered: Option<Answered>,
 }
@@ -132,7 +205,7 @@ impl Watch {
         let name = match &route {
             // a name for nobody is a waste
             _ if !observe.tracer.is_exported() => String::new(),
-            Some(route) => format!("{method} {route}"),
+            Some(route) => format!("{method} {}", route.path),
             None => method.to_owned(),
         };
         let span = observe.tracer.serve(name, parent);
@@ -140,11 +213,10 @@ impl Watch {
         span.set("url.scheme", observe.scheme);
         if let Some(route) = &route {
             // ours, so it tells nothing that a caller chose
-            span.set("http.route", Arc::clone(route));
-            span.set("url.path", Arc::clone(route));
+            span.set("http.route", Arc::clone(&route.path));
+            span.set("url.path", Arc::clone(&route.path));
         }
-        observe.metrics.http_active.add(1, &active(method, observe.scheme));
-        observe.metrics.in_flight.add(1, &[label("front", FRONT)]);
+        observe.active(method, 1);
         Self {
             observe: Arc::clone(observe),
             span,
@@ -156,25 +228,26 @@ impl Watch {
         }
     }
 
-    fn end<O>(mut self, answer: &mut Response<O>) {
+    fn end<O>(mut self, answer: &Response<O>, answered: Option<Answered>) {
         self.status = Some(answer.status());
-        self.answered = answer.extensions_mut().remove();
+        self.answered = answered;
     }
 
     fn count(&self, answered: &Answered) {
-        let metrics = &self.observe.metrics;
-        metrics.requests.add(1, &request(answered.api, answered.code));
+        let Observe { metrics, usual, .. } = &*self.observe;
+        if let Some(requests) = usual.requests(answered.api, answered.code) {
+            requests.add(1);
+        }
         let client = || {
-            let known = answered.client.as_ref().map_or("unknown", ClientId::as_str);
+            let known = answered.client.as_ref().map_or("unknown", |client| client.id.as_str());
             label("client", known.to_owned())
         };
         match answered.refusal {
-            Some(Refusal::Busy) => {
-                metrics.shed.add(1, &[label("front", FRONT), label("reason", "in_flight")]);
-            }
+            Some(Refusal::Busy) => usual.shed.add(1),
             Some(Refusal::OverRate { .. }) => {
                 // nobody makes another's figure grow by naming him
-                let who = if answered.proven { client() } else { label("client", "unknown") };
+                let who =
+                    if answered.proven.is_some() { client() } else { label("client", "unknown") };
                 metrics.rate_limited.add(1, &[who, label("front", FRONT)]);
             }
             Some(Refusal::NotAllowed | Refusal::OutOfTime | Refusal::Panicked) | None => {}
@@ -185,13 +258,17 @@ impl Watch {
         ) {
             metrics.signature_failures.add(1, &[client()]);
         }
+        if let Some(version) = &answered.proven {
+            metrics.signature_verified.add(1, &[client(), label("version", Arc::clone(version))]);
+        }
         if let Some(cached) = answered.cached {
-            let result = if cached { "hit" } else { "miss" };
-            metrics.signature_cache.add(1, &[label("result", result)]);
+            if cached { usual.cached.add(1) } else { usual.computed.add(1) }
         }
         self.span.set("alipayplus.result_code", answered.code.wire());
-        if let Some(client) = &answered.client {
-            self.span.set("alipayplus.client_id", client.as_str().to_owned());
+        if let Some(client) = &answered.client
+            && self.span.is_recorded()
+        {
+            self.span.set("alipayplus.client_id", client.id.as_str().to_owned());
         }
     }
 }
@@ -200,12 +277,7 @@ impl Drop for Watch {
     /// The answer is made, or its caller has gone.
     fn drop(&mut self) {
         let observe = &self.observe;
-        let mut labels: Vec<Label> = active(self.method, observe.scheme).into();
-        if let Some(route) = &self.route {
-            labels.push(label("http.route", Arc::clone(route)));
-        }
         if let Some(status) = self.status {
-            labels.push(label("http.response.status_code", i64::from(status.as_u16())));
             self.span.set("http.response.status_code", i64::from(status.as_u16()));
         }
         let failure = match &self.answered {
@@ -216,17 +288,56 @@ impl Drop for Watch {
             Some(_) | None => None,
         };
         if let Some(failure) = failure {
-            labels.push(label("error.type", failure));
             self.span.failed(failure);
         }
         if let Some(answered) = &self.answered {
             self.count(answered);
         }
-        observe.metrics.http_active.add(-1, &active(self.method, observe.scheme));
-        observe.metrics.in_flight.add(-1, &[label("front", FRONT)]);
-        observe.metrics.http_duration.record(self.begun.elapsed(), &labels);
+        observe.active(self.method, -1);
+        self.record(failure);
         self.span.end();
     }
+}
+
+impl Watch {
+    fn record(&self, failure: Option<&'static str>) {
+        let took = self.begun.elapsed();
+        let usual = (self.method, self.status, failure) == (POST, Some(StatusCode::OK), None);
+        match &self.route {
+            Some(route) if usual => route.served.record(took),
+            route => {
+                let path = route.as_ref().map(|route| &route.path);
+                let mut labels = durations(self.method, self.observe.scheme, path, self.status);
+                labels.extend(failure.map(|failure| label("error.type", failure)));
+                self.observe.metrics.http_duration.record(took, &labels);
+            }
+        }
+    }
+}
+
+impl Observe {
+    /// A request more or less that is not answered yet.
+    fn active(&self, method: &'static str, change: i64) {
+        if method == POST {
+            self.usual.active.add(change);
+        } else {
+            self.metrics.http_active.add(change, &active(method, self.scheme));
+        }
+        self.usual.in_flight.add(change);
+    }
+}
+
+fn durations(
+    method: &'static str,
+    scheme: &'static str,
+    route: Option<&Arc<str>>,
+    status: Option<StatusCode>,
+) -> Vec<Label> {
+    let mut labels: Vec<Label> = active(method, scheme).into();
+    labels.extend(route.map(|route| label("http.route", Arc::clone(route))));
+    let status = status.map(|status| i64::from(status.as_u16()));
+    labels.extend(status.map(|status| label("http.response.status_code", status)));
+    labels
 }
 
 fn active(method: &'static str, scheme: &'static str) -> [Label; 2] {
@@ -241,7 +352,7 @@ fn request(api: Option<Api>, code: ResultCode) -> [Label; 3] {
 /// A method by its name, if everybody knows it.
 fn method(method: &Method) -> &'static str {
     match method.as_str() {
-        "POST" => "POST",
+        "POST" => POST,
         "GET" => "GET",
         "HEAD" => "HEAD",
         "PUT" => "PUT",

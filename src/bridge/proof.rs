@@ -83,9 +83,9 @@ async fn prove(exchange: Arc<Exchange>, share: &mut Share) -> Result<Proven, Rep
     let client = exchange.client.clone().ok_or_else(|| Reply::of(ResultCode::InvalidClient))?;
     let skew_max = exchange.setup.limits.request_time_skew;
     // Verifying runs to its end on one of the async workers, so there are never more at once than workers.
-    let (parts, target) = (&exchange.parts, &exchange.target);
+    let (parts, target) = (&exchange.parts, exchange.target());
     let body = envelope::verify(parts, target, &client, body, now(), skew_max)?;
-    exchange.set_proven();
+    exchange.set_proven(body.key_version());
     let api = exchange.api.ok_or_else(|| Reply::of(ResultCode::NoInterfaceDef))?;
     Ok(Proven { exchange, api, client, body })
 }

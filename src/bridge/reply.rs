@@ -36,6 +36,11 @@ impl Reply {
         Self { message: Some(message.into()), ..Self::of(code) }
     }
 
+    /// Whether its code is all that it says.
+    pub fn is_bare(&self) -> bool {
+        self.message.is_none() && self.pass_through_info.is_none()
+    }
+
     /// Compact JSON, in the order of the official samples.
     pub fn json(&self) -> Vec<u8> {
         let message = self.message.as_deref().unwrap_or(self.code.message());

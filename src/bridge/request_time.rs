@@ -34,6 +34,13 @@ pub fn response_time(now: Timestamp) -> String {
     format!("{}+08:00", civil.strftime("%Y-%m-%dT%H:%M:%S"))
 }
 
+/// A second since 1970 as HTTP's `date` spells it (RFC 9110, IMF-fixdate).
+pub(super) fn http_date(second: i64) -> String {
+    let moment = jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX);
+    let civil = Offset::UTC.to_datetime(moment);
+    civil.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -96,6 +103,11 @@ mod tests {
         assert_eq!(at(-1), "1970-01-01T07:59:59+08:00");
         assert_eq!(response_time(Timestamp::MIN), "0001-01-01T08:00:00+08:00");
         assert!(response_time(Timestamp::MAX).starts_with("9999-12-31T"));
+    }
+
+    #[test]
+    fn a_date_is_the_one_of_the_rfc() {
+        assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 
     proptest! {

@@ -19,7 +19,10 @@ use tower::{Layer, Service};
 use super::{
     envelope, exchange::Exchange, front::Bridge, observe::Answered, proof::now, reply::Reply,
 };
-use crate::domain::result::{ResultCode, ResultStatus};
+use crate::{
+    domain::result::{ResultCode, ResultStatus},
+    telemetry::Span,
+};
 
 /// Longest remainder of a refused body that is read away within the answer, so that its connection stays, in bytes: of
 /// what is turned away under load, a connection made anew would cost more than all else.
@@ -31,73 +34,73 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// The layer.
 #[derive(Clone)]
-pub(super) struct SealLayer(pub(super) Bridge);
+pub(super) struct SealLayer(pub(super) Arc<Bridge>);
 
 impl<S> Layer<S> for SealLayer {
     type Service = Seal<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Seal { bridge: self.0.clone(), inner }
+        Seal { bridge: Arc::clone(&self.0), inner }
     }
 }
 
 /// The service.
 #[derive(Clone)]
 pub(super) struct Seal<S> {
-    bridge: Bridge,
+    bridge: Arc<Bridge>,
     inner: S,
 }
 
-impl<S> Service<Request<Body>> for Seal<S>
+impl<S> Service<(Request<Body>, Span)> for Seal<S>
 where
     S: Service<Arc<Exchange>, Response = Reply, Error = Infallible>,
     S::Future: Send + 'static,
 {
-    type Response = Response<Body>;
+    type Response = (Response<Body>, Option<Answered>);
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, (request, span): (Request<Body>, Span)) -> Self::Future {
         if request.method() == Method::CONNECT {
             // no request for a resource: 200 would say that a tunnel is open
-            return std::future::ready(Ok(refuse_tunnel())).boxed();
+            return std::future::ready(Ok((refuse_tunnel(), None))).boxed();
         }
-        let exchange = Arc::new(Exchange::new(&self.bridge, request));
+        let exchange = Arc::new(Exchange::new(&self.bridge, request, span));
         let answering = self.inner.call(Arc::clone(&exchange));
-        let unproven = self.bridge.unproven.clone();
+        let bridge = Arc::clone(&self.bridge);
         Box::pin(async move {
             let Ok(reply) = answering.await;
             if !exchange.is_proven() && reply.code.status() == ResultStatus::F {
-                unproven.count(&exchange);
+                bridge.unproven.count(&exchange);
             }
-            let response = respond(&exchange, &reply).await;
-            Ok(response.map(Body::from))
+            let (response, answered) = respond(&exchange, &reply).await;
+            Ok((response.map(Body::from), Some(answered)))
         })
     }
 }
 
-async fn respond(exchange: &Exchange, reply: &Reply) -> Response<Bytes> {
+async fn respond(exchange: &Exchange, reply: &Reply) -> (Response<Bytes>, Answered) {
     let unread = exchange.take_body().filter(|body| !body.is_end_stream());
     let address = exchange.address();
-    let (mut response, cached) = match &address {
+    let (mut response, cached) = match address {
         Some(address) => envelope::sealed(reply, address, now(), &exchange.setup.signatures).await,
         None => (envelope::plain(reply), None),
     };
     // one that could not be signed was withheld
     let is_withheld = address.is_some() && cached.is_none();
     let code = if is_withheld { ResultCode::UnknownException } else { reply.code };
-    response.extensions_mut().insert(Answered {
+    let answered = Answered {
         code,
-        proven: exchange.is_proven(),
+        proven: exchange.proven_by().cloned(),
         api: exchange.api,
-        client: exchange.client.as_ref().map(|client| client.id.clone()),
+        client: exchange.client.clone(),
         refusal: reply.refusal,
         cached,
-    });
+    };
     tracing::debug!(
         result_code = code.wire(),
         client_id = exchange.client.as_ref().map(|client| client.id.as_str()),
@@ -108,7 +111,7 @@ async fn respond(exchange: &Exchange, reply: &Reply) -> Response<Bytes> {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         tokio::spawn(drain(unread));
     }
-    response
+    (response, answered)
 }
 
 fn refuse_tunnel() -> Response<Body> {

@@ -3,7 +3,8 @@
 //! PKCS#1 v1.5 is deterministic and Response-Time has whole seconds, so two answers with the same signed string and key
 //! have the same signature. The signed string holds method, path, query, client, second and body; the key is ours alone
 //! and fixed for a cache. Signing costs more than all else together, so most answers under load cost none.
-
+//!
+//! Answers that say no more than their code are kept whole, so that a refusal under load is not even put together again.
 //!
 //! What signs may be a device that is slow, or hangs: so no more signatures are computed at once than it is good for,
 //! and nobody waits for one longer than [`PATIENCE`]. A thread that hangs keeps its place, so there are never more of them.
@@ -14,13 +15,20 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::{HeaderValue, Method};
 use tokio::{
     sync::{OnceCell, Semaphore},
     task, time,
 };
 
-use super::{identity::Identity, signature, signer::SignError};
+use super::{
+    envelope::{Address, Sealed},
+    identity::Identity,
+    signature,
+    signer::SignError,
+};
+use crate::domain::result::ResultCode;
 
 /// Longest wait for a signature, its place in the queue included. An answer is signed after its deadline, 1.5 s before
 /// Alipay+ gives up.
@@ -32,6 +40,8 @@ const ENTRIES_MAX: usize = 4_096;
 const ENTRY_BYTES_MAX: usize = 2_048;
 
 type Slot = Arc<OnceCell<HeaderValue>>;
+/// By target, client, and code. Nested, so that looking one up makes no key.
+type Answers = HashMap<Box<str>, HashMap<Box<str>, Vec<(ResultCode, Sealed)>>>;
 
 /// Signs, and keeps what it signed for as long as it can be used.
 pub(super) struct SignCache {
@@ -39,6 +49,18 @@ pub(super) struct SignCache {
     /// Signatures at once.
     places: Arc<Semaphore>,
     second: Mutex<Second>,
+    answers: Mutex<WholeAnswers>,
+}
+
+/// Answers to POST of one second.
+#[derive(Default)]
+struct WholeAnswers {
+    /// Since 1970.
+    second: i64,
+    count: usize,
+    answers: Answers,
+    /// Of those that say [`ResultCode::RequestTrafficExceedLimit`], all bytes; by target and client.
+    turned_away: HashMap<Box<str>, HashMap<Box<str>, Bytes>>,
 }
 
 #[derive(Default)]
@@ -61,7 +83,66 @@ pub(super) enum Unsigned {
 impl SignCache {
     pub(super) fn new(identity: Identity) -> Self {
         let places = Arc::new(Semaphore::new(identity.signer.at_once().max(1)));
-        Self { identity: Arc::new(identity), places, second: Mutex::default() }
+        let (second, answers) = (Mutex::default(), Mutex::default());
+        Self { identity: Arc::new(identity), places, second, answers }
+    }
+
+    /// An answer of this second, if it was made before.
+    pub(super) fn answer(
+        &self,
+        second: i64,
+        address: Address<'_>,
+        code: ResultCode,
+    ) -> Option<Sealed> {
+        if address.method != Method::POST {
+            return None;
+        }
+        let whole = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if whole.second != second {
+            return None;
+        }
+        let of_client = whole.answers.get(address.target)?.get(address.client.as_str())?;
+        of_client.iter().find(|(of, _)| *of == code).map(|(_, sealed)| sealed.clone())
+    }
+
+    /// The bytes of the answer of this second to a request that is turned away, if it was made before.
+    pub(super) fn turned_away(&self, second: i64, target: &str, client: &str) -> Option<Bytes> {
+        let whole = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if whole.second != second {
+            return None;
+        }
+        whole.turned_away.get(target)?.get(client).cloned()
+    }
+
+    /// Keeps it for the rest of its second.
+    pub(super) fn keep(
+        &self,
+        second: i64,
+        address: Address<'_>,
+        code: ResultCode,
+        sealed: &Sealed,
+    ) {
+        if address.method != Method::POST || address.target.len() > ENTRY_BYTES_MAX {
+            return;
+        }
+        let mut whole = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if second != whole.second {
+            *whole = WholeAnswers { second, ..WholeAnswers::default() };
+        }
+        if whole.count >= ENTRIES_MAX {
+            return;
+        }
+        let of_target = whole.answers.entry(address.target.into()).or_default();
+        let of_client = of_target.entry(address.client.as_str().into()).or_default();
+        // another request with the same answer may have been first
+        if of_client.iter().all(|(of, _)| *of != code) {
+            of_client.push((code, sealed.clone()));
+            whole.count += 1;
+            if code == ResultCode::RequestTrafficExceedLimit {
+                let of_target = whole.turned_away.entry(address.target.into()).or_default();
+                of_target.insert(address.client.as_str().into(), sealed.http1(second));
+            }
+        }
     }
 
     /// The `signature` header for a signed string of this second, and whether it was there already.

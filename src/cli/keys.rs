@@ -132,7 +132,7 @@ impl SigningKey {
     /// What it is called, and it, if it was asked for.
     fn open(&self) -> Result<Option<(String, Arc<dyn Signer>)>> {
         let Some(config) = &self.config else { return Ok(None) };
-        let keys = super::settings(config)?.settings.identity.keys;
+        let keys = super::settings_of_signer(config)?.settings.identity.keys;
         let wanted = |key: &IdentityKey| match &self.key_version {
             Some(version) => key.version == *version,
             None => key.state == KeyState::Active,

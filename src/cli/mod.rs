@@ -15,6 +15,7 @@ pub mod config;
 pub mod doctor;
 mod exchange;
 pub mod feed;
+pub mod health;
 pub mod import;
 pub mod keys;
 mod lines;
@@ -66,6 +67,14 @@ fn settings_with(file: &Path, set: &[(&str, &str)]) -> anyhow::Result<Loaded> {
     let set: Vec<_> = set.iter().map(own).collect();
     // tools are about the store, which is the core's
     let loaded = Settings::load_as(Role::Core, Some(file), environment(), &set);
+    Ok(loaded.map_err(|error| Usage(error.to_string()))?)
+}
+
+/// The settings of a tool that wants the keys that sign: those of a bridge alone are enough, and its file lacks what a
+/// core needs.
+fn settings_of_signer(file: &Path) -> anyhow::Result<Loaded> {
+    let of_bridge = Settings::load_as(Role::Bridge, Some(file), environment(), &[]);
+    let loaded = of_bridge.or_else(|_| Settings::load(Some(file), environment(), &[]));
     Ok(loaded.map_err(|error| Usage(error.to_string()))?)
 }
 

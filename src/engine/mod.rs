@@ -183,6 +183,9 @@ impl Engine {
             };
             shares.iter().map(depth).collect()
         });
+        for reason in ["queue", "queue_wait"] {
+            metrics.shed.add(0, &[label("front", "core"), label("reason", reason)]);
+        }
         for alarm in Alarm::ALL {
             metrics.alarms.add(0, &[label("alarm", alarm.name())]);
         }

@@ -374,15 +374,7 @@ impl Feed {
     /// The first event in each of these partitions that the consumer has not acknowledged was decided then, the oldest
     /// of them.
     pub async fn oldest(&self, told: &Told) -> Result<Option<Timestamp>, Error> {
-        let behind: Vec<Place> = (0u16..)
-            .zip(&told.heads)
-            .map(|(partition, head)| {
-                let acknowledged = told.consumer.acknowledged(partition, *head);
-                (Place { partition, position: acknowledged.max(head.purged) }, head.position)
-            })
-            .filter(|(place, head)| place.position < *head)
-            .map(|(place, _)| place)
-            .collect();
+        let behind = told.consumer.behind(&told.heads);
         if behind.is_empty() {
             return Ok(None);
         }

@@ -88,7 +88,7 @@ impl<B> Sourced for Request<B> {
     }
 
     fn claims(&self) -> Option<&str> {
-        self.extensions().get::<Identity>()?.0.as_deref()
+        self.extensions().get::<Identity>().map(|identity| &*identity.0)
     }
 }
 

@@ -86,14 +86,28 @@ impl Budget {
         share.grow(amount).then_some(share)
     }
 
+    /// Whether an amount would fit now.
+    pub fn fits(&self, source: Source, amount: usize) -> bool {
+        self.taken().fits(source, amount)
+    }
+
+    /// How much is taken now, and how much there is in all.
+    pub fn load(&self) -> (usize, usize) {
+        let taken = self.taken();
+        (taken.total, taken.total_max)
+    }
+
     /// How much is taken now.
     pub fn in_use(&self) -> usize {
         self.taken().total
     }
+}
 
-    /// How much there is in all.
-    pub fn total_max(&self) -> usize {
-        self.taken().total_max
+impl Taken {
+    fn fits(&self, source: Source, amount: usize) -> bool {
+        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
+        self.total.saturating_add(amount) <= self.total_max
+            && of_source.saturating_add(amount) <= self.source_max
     }
 }
 
@@ -101,14 +115,12 @@ impl Share {
     /// Takes more, if it fits.
     pub fn grow(&mut self, more: usize) -> bool {
         let mut taken = self.budget.taken();
-        let total = taken.total.saturating_add(more);
-        let of_source =
-            taken.by_source.get(&self.source).copied().unwrap_or(0).saturating_add(more);
-        if total > taken.total_max || of_source > taken.source_max {
+        if !taken.fits(self.source, more) {
             return false;
         }
-        taken.total = total;
-        taken.by_source.insert(self.source, of_source);
+        taken.total = taken.total.saturating_add(more);
+        let of_source = taken.by_source.entry(self.source).or_default();
+        *of_source = of_source.saturating_add(more);
         self.amount = self.amount.saturating_add(more);
         true
     }

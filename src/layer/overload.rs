@@ -63,7 +63,17 @@ impl Overload {
 
     /// Whether so many are inside that work should be spared: an eighth of what there is room for.
     pub fn is_pressed(&self) -> bool {
-        self.all.in_use() > self.all.total_max() / 8
+        let (inside, most) = self.all.load();
+        inside > most / 8
+    }
+
+    /// Whether there is no room for another one from there, of who it claims to be.
+    pub fn is_full_for(&self, source: Source, claims: Option<&str>) -> bool {
+        !self.all.fits(source, 1) || !self.clients.fits(self.client(source, claims), 1)
+    }
+
+    fn client(&self, source: Source, claims: Option<&str>) -> Source {
+        Source::of(self.hasher.hash_one((source, claims)))
     }
 }
 
@@ -72,7 +82,7 @@ impl<R: Sourced> Gate<R> for Overload {
 
     fn enter(&self, request: &R) -> Result<Self::Held, Refusal> {
         let source = request.source();
-        let client = Source::of(self.hasher.hash_one((source, request.claims())));
+        let client = self.client(source, request.claims());
         let all = self.all.take(source, 1).ok_or(Refusal::Busy)?;
         let client = self.clients.take(client, 1).ok_or(Refusal::Busy)?;
         Ok((all, client))

@@ -79,6 +79,8 @@ pub enum ReceiveError {
 pub struct Received<B = Incoming> {
     body: B,
     bound: Bounded,
+    /// Told once the peer has broken it off; of HTTP/2.
+    broken: Option<Arc<AtomicBool>>,
 }
 
 enum Bounded {
@@ -101,7 +103,12 @@ struct Bound {
 impl<B> Received<B> {
     /// Not bounded here.
     pub(super) fn plain(body: B) -> Self {
-        Self { body, bound: Bounded::Elsewhere }
+        Self { body, bound: Bounded::Elsewhere, broken: None }
+    }
+
+    /// Tells there once the peer has broken it off.
+    pub(super) fn telling(self, broken: Option<&Arc<AtomicBool>>) -> Self {
+        Self { broken: broken.cloned(), ..self }
     }
 
     /// Bounded until `answered`.
@@ -115,7 +122,7 @@ impl<B> Received<B> {
             let until = Instant::now() + bodies.timeout();
             Bounded::Here(Bound { share, until, timer: None, answered: Arc::clone(answered) })
         });
-        Self { body, bound }
+        Self { body, bound, broken: None }
     }
 }
 
@@ -155,7 +162,13 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Received<B> {
         };
         let frame = match frame {
             None => return Poll::Ready(None),
-            Some(frame) => frame.map_err(ReceiveError::Broken),
+            Some(Ok(frame)) => Ok(frame),
+            Some(Err(error)) => {
+                if let Some(broken) = &this.broken {
+                    broken.store(true, Ordering::Release);
+                }
+                Err(ReceiveError::Broken(error))
+            }
         };
         let length = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
         let fits = bound.as_mut().is_none_or(|bound| bound.share.grow(length));

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, header};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -23,6 +23,7 @@ use super::{
     Bounds,
     chunks::{self, Chunks},
     head::{Found, Head},
+    porter::Posted,
 };
 
 /// What comes next on the wire.
@@ -53,6 +54,10 @@ enum Waiting {
 struct State {
     reading: Reading,
     waiting: Waiting,
+    /// hyper holds no byte of a request that is not answered.
+    fresh: bool,
+    /// hyper has an answer that it has not sent.
+    owed: bool,
     /// Woken when the state changes under a reader that waits.
     reader: Option<Waker>,
 }
@@ -67,13 +72,32 @@ pub(super) struct Conversation {
 impl Conversation {
     pub(super) fn new(bounds: Bounds) -> Arc<Self> {
         let waiting = Waiting::Request(Instant::now() + bounds.first_byte);
-        let state = State { reading: Reading::Head(Head::Before), waiting, reader: None };
+        let reading = Reading::Head(Head::Before);
+        let state = State { reading, waiting, fresh: true, owed: false, reader: None };
         Arc::new(Self { bounds, state: Mutex::new(state) })
     }
 
     /// Whether nothing of a request has come yet.
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.state().waiting, Waiting::Request(_))
+    }
+
+    /// Whether what comes next is a new request, and everything before it is answered and sent.
+    fn is_fresh(&self) -> bool {
+        let state = self.state();
+        state.fresh
+            && !state.owed
+            && matches!(state.waiting, Waiting::Request(_))
+            && matches!(state.reading, Reading::Head(Head::Before))
+    }
+
+    /// A request was answered beside hyper.
+    fn answered_beside(&self) {
+        self.state().waiting = Waiting::Request(Instant::now() + self.bounds.idle);
+    }
+
+    fn sent(&self) {
+        self.state().owed = false;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -109,6 +133,8 @@ impl Drop for Heard {
     fn drop(&mut self) {
         let mut state = self.conversation.state();
         state.waiting = Waiting::Request(Instant::now() + self.conversation.bounds.idle);
+        state.fresh = matches!(state.reading, Reading::Head(Head::Before));
+        state.owed = true;
         if matches!(state.reading, Reading::HeadRead) {
             state.reading = Reading::Head(Head::Before);
         }
@@ -136,18 +162,26 @@ pub(super) struct Stream<I> {
     turn: usize,
     read_timer: Pin<Box<Sleep>>,
     write_timer: Option<Pin<Box<Sleep>>>,
+    porter: Option<Posted>,
+    /// What is left to send of the porter's answer.
+    parting: Option<Bytes>,
+    /// hyper has written since all was sent.
+    wrote: bool,
 }
 
 /// What every HTTP/2 connection begins with: `PRI * HTTP/2.0 …`. From then on hyper pings an idle peer.
 const PREFACE_BYTES: usize = 24;
-/// Room for bytes that are held back.
-const HELD_BYTES: usize = 8 * 1024;
 /// How many bytes hyper gets before other connections have their turn. It works for as long as there are bytes, and a
 /// flood of the smallest frames or chunks makes much work of few.
 const TURN_BYTES: usize = 64 * 1024;
 
 impl<I> Stream<I> {
-    pub(super) fn new(io: I, conversation: Arc<Conversation>, watched: bool) -> Self {
+    pub(super) fn new(
+        io: I,
+        conversation: Arc<Conversation>,
+        watched: bool,
+        porter: Option<Posted>,
+    ) -> Self {
         let read_timer = Box::pin(sleep_until(Instant::now()));
         let preface_left = if watched { 0 } else { PREFACE_BYTES };
         let held = BytesMut::new();
@@ -160,25 +194,24 @@ impl<I> Stream<I> {
             turn: 0,
             read_timer,
             write_timer: None,
+            porter: porter.filter(|_| watched),
+            parting: None,
+            wrote: false,
         }
     }
 }
 
-impl<I: AsyncRead + Unpin> Stream<I> {
-    /// Gives hyper what it may have of the held bytes; `false` if that is nothing.
-    fn give(&mut self, out: &mut ReadBuf<'_>) -> io::Result<bool> {
-        let mut state = self.conversation.state();
-        if self.held.is_empty() || out.remaining() == 0 {
-            return Ok(false);
-        }
-        let most = self.held.len().min(out.remaining());
-        let Some(held) = self.held.get(..most) else { return Ok(false) };
+impl Conversation {
+    /// How many of these bytes, in the order of the wire, hyper may have now; those that it must not have are spoilt.
+    fn admit(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.state();
+        state.fresh = false;
         let taken = match state.reading {
-            Reading::HeadRead => return Ok(false),
-            Reading::Chunked(chunks) => match chunks.read(held) {
+            Reading::HeadRead => 0,
+            Reading::Chunked(chunks) => match chunks.read(bytes) {
                 chunks::Found::More(chunks) => {
                     state.reading = Reading::Chunked(chunks);
-                    most
+                    bytes.len()
                 }
                 chunks::Found::End(length) => {
                     state.reading = Reading::Head(Head::Before);
@@ -187,7 +220,7 @@ impl<I: AsyncRead + Unpin> Stream<I> {
                 chunks::Found::Illegal => return Err(io::ErrorKind::InvalidData.into()),
             },
             Reading::Body(left) => {
-                let taken = usize::try_from(left).unwrap_or(usize::MAX).min(most);
+                let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                 let left = left.saturating_sub(u64::try_from(taken).unwrap_or(u64::MAX));
                 state.reading =
                     if left == 0 { Reading::Head(Head::Before) } else { Reading::Body(left) };
@@ -195,12 +228,12 @@ impl<I: AsyncRead + Unpin> Stream<I> {
             }
             Reading::Head(head) => {
                 if let Waiting::Request(_) = state.waiting {
-                    state.waiting = Waiting::Head(Instant::now() + self.conversation.bounds.head);
+                    state.waiting = Waiting::Head(Instant::now() + self.bounds.head);
                 }
-                match head.read(held) {
+                match head.read(bytes) {
                     Found::More(head) => {
                         state.reading = Reading::Head(head);
-                        most
+                        bytes.len()
                     }
                     Found::End(length) => {
                         state.reading = Reading::HeadRead;
@@ -208,7 +241,7 @@ impl<I: AsyncRead + Unpin> Stream<I> {
                     }
                     Found::BareLf(at) | Found::Fragment(at) | Found::TwoEnds(at) => {
                         // hyper takes these but no NUL: it answers 400 and closes
-                        if let Some(lf) = self.held.get_mut(at) {
+                        if let Some(lf) = bytes.get_mut(at) {
                             *lf = 0;
                         }
                         at.saturating_add(1)
@@ -216,12 +249,64 @@ impl<I: AsyncRead + Unpin> Stream<I> {
                 }
             }
         };
-        if let Some(bytes) = self.held.get(..taken) {
+        Ok(taken)
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Stream<I> {
+    /// Gives hyper what it may have of the held bytes; `false` if that is nothing.
+    fn give(&mut self, out: &mut ReadBuf<'_>) -> io::Result<bool> {
+        let most = self.held.len().min(out.remaining());
+        let Some(held) = self.held.get_mut(..most) else { return Ok(false) };
+        if held.is_empty() {
+            return Ok(false);
+        }
+        let taken = self.conversation.admit(held)?;
+        if let Some(bytes) = held.get(..taken) {
             out.put_slice(bytes);
         }
         self.held.advance(taken);
-        Ok(true)
+        Ok(taken > 0)
     }
+
+    /// Reads to where hyper wants it, and holds what it must not have yet; what it got is nothing at the end.
+    fn poll_direct(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<Direct>> {
+        let before = out.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, out))?;
+        let Some(bytes) = out.filled_mut().get_mut(before..).filter(|read| !read.is_empty()) else {
+            return Poll::Ready(Ok(Direct::End));
+        };
+        if let Some(porter) = &self.porter
+            && self.conversation.is_fresh()
+            && let Some(answer) = porter.turn_away(bytes)
+        {
+            out.set_filled(before);
+            self.parting = Some(answer);
+            return Poll::Ready(Ok(Direct::TurnedAway));
+        }
+        let taken = self.conversation.admit(bytes)?;
+        if let Some(rest) = bytes.get(taken..) {
+            self.held.extend_from_slice(rest);
+        }
+        out.set_filled(before.saturating_add(taken));
+        Poll::Ready(Ok(if taken > 0 { Direct::Given } else { Direct::Held }))
+    }
+}
+
+/// What became of bytes that were read.
+enum Direct {
+    /// There are no more.
+    End,
+    /// Hyper has some.
+    Given,
+    /// All are held.
+    Held,
+    /// They were a request that is not let in.
+    TurnedAway,
 }
 
 impl<I: AsyncRead + Unpin> Stream<I> {
@@ -244,15 +329,20 @@ impl<I: AsyncRead + Unpin> Stream<I> {
 
     /// Fails once the time is over; wakes the task then.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<io::Result<()>> {
-        if self.read_timer.deadline() != until {
+        // to move a timer costs more than to let it ring too early now and then, and idle connections wait ever longer
+        if self.read_timer.deadline() > until {
             self.read_timer.as_mut().reset(until);
         }
         ready!(self.read_timer.as_mut().poll(cx));
+        while self.read_timer.deadline() < until {
+            self.read_timer.as_mut().reset(until);
+            ready!(self.read_timer.as_mut().poll(cx));
+        }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Stream<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<I> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -272,35 +362,52 @@ impl<I: AsyncRead + Unpin> AsyncRead for Stream<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> Stream<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> Stream<I> {
+    /// Sends the porter's answer. hyper has nothing to send meanwhile: it has not heard of the request.
+    fn poll_parting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(left) = self.parting.as_mut().filter(|left| !left.is_empty()) {
+            let written = Pin::new(&mut self.io).poll_write(cx, left);
+            if let Poll::Ready(Ok(length)) = &written {
+                if *length == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                left.advance(*length);
+            }
+            ready!(self.timed(cx, written))?;
+        }
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        ready!(self.timed(cx, flushed))?;
+        self.parting = None;
+        self.conversation.answered_beside();
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_some(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self;
         if !this.watched {
             return this.poll_unwatched(cx, out);
         }
         loop {
+            if this.parting.is_some() {
+                ready!(this.poll_parting(cx))?;
+            }
             if this.give(out)? {
                 return Poll::Ready(Ok(()));
             }
             if this.held.is_empty() {
-                this.held.resize(HELD_BYTES, 0);
-                let mut room = ReadBuf::new(&mut this.held);
-                let read = Pin::new(&mut this.io).poll_read(cx, &mut room);
-                let length = room.filled().len();
-                this.held.truncate(length);
-                match read {
-                    Poll::Ready(Ok(())) if length == 0 => return Poll::Ready(Ok(())),
-                    Poll::Ready(Ok(())) => continue,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => {
-                        // an idle connection keeps no buffer
-                        this.held = BytesMut::new();
-                    }
+                // an idle connection keeps no buffer
+                this.held = BytesMut::new();
+                match this.poll_direct(cx, out)? {
+                    Poll::Ready(Direct::End | Direct::Given) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Direct::Held | Direct::TurnedAway) => continue,
+                    Poll::Pending => {}
                 }
             }
             let waiting = {
                 let mut state = this.conversation.state();
-                state.reader = Some(cx.waker().clone());
+                if state.reader.as_ref().is_none_or(|reader| !reader.will_wake(cx.waker())) {
+                    state.reader = Some(cx.waker().clone());
+                }
                 state.waiting
             };
             let (Waiting::Request(until) | Waiting::Head(until)) = waiting else {
@@ -337,6 +444,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Stream<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.wrote = true;
         this.timed(cx, written)
     }
 
@@ -347,6 +455,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Stream<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.wrote = true;
         this.timed(cx, written)
     }
 
@@ -357,6 +466,11 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Stream<I> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        // hyper flushes once it has written all that it has
+        if this.wrote && flushed.is_ready() {
+            this.wrote = false;
+            this.conversation.sent();
+        }
         this.timed(cx, flushed)
     }
 

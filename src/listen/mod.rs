@@ -8,6 +8,7 @@ mod body;
 mod chunks;
 mod conversation;
 mod head;
+mod porter;
 mod streams;
 
 use std::{
@@ -44,11 +45,13 @@ use tower::Service;
 use self::{
     body::Sent,
     conversation::{Conversation, Stream},
+    porter::Posted,
     streams::{Answers, Call, Streams},
 };
 pub use self::{
     body::{Bodies, BodyRoom, Patient, ReceiveError, Received},
     conversation::Heard,
+    porter::Porter,
 };
 use crate::{
     layer::{
@@ -63,15 +66,15 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// Whose certificate a request's connection was made with: the first name in it. Absent without a certificate, or one
-/// without names.
+/// Whose certificate a request's connection was made with: the first name in it. Not there without a certificate, or
+/// with one without names.
 #[derive(Clone, Debug)]
-pub struct Identity(pub Option<Arc<str>>);
+pub struct Identity(pub Arc<str>);
 
 /// Ends the connection a request came on, whatever it is in the middle of: for a peer that does not even take the end
 /// of what it asked for.
 #[derive(Clone, Debug)]
-pub struct Cut(CancellationToken);
+pub struct Cut(Arc<CancellationToken>);
 
 impl Cut {
     /// Ends it.
@@ -170,6 +173,8 @@ pub struct Front {
     pub connections: Arc<Budget>,
     /// How request bodies are bounded, unless what is behind bounds them itself.
     pub bodies: Option<Bodies>,
+    /// Who turns requests of HTTP/1.1 away before they are requests.
+    pub porter: Option<Arc<dyn Porter>>,
     /// Where they are counted, and as whose.
     pub told: (Metrics, &'static str),
 }
@@ -189,13 +194,21 @@ impl Front {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         // not shared with the connections: it closes when this loop ends, so that newcomers are refused and go elsewhere
-        let Self { listener, tls, protocol, bounds, connections: budget, bodies, told } = self;
+        let Self { listener, tls, protocol, bounds, connections: budget, bodies, porter, told } =
+            self;
+        // a series that is not there yet cannot be seen to grow
+        let (metrics, front) = &told;
+        metrics.shed.add(0, &[label("front", *front), label("reason", "connections")]);
+        if tls.is_some() {
+            metrics.handshake_failures.add(0, &[label("front", *front)]);
+        }
         let speaker = Arc::new(Speaker {
             tls,
             protocol,
             bounds,
             bodies,
             answers: Budget::new(ANSWERS_MAX, ANSWERS_PER_SOURCE),
+            porter,
             told: told.clone(),
         });
         let leave = CancellationToken::new();
@@ -269,6 +282,7 @@ struct Speaker {
     bodies: Option<Bodies>,
     /// Room for answers that are not taken.
     answers: Arc<Budget>,
+    porter: Option<Arc<dyn Porter>>,
     told: (Metrics, &'static str),
 }
 
@@ -297,7 +311,7 @@ impl Speaker {
         }
         match &self.tls {
             None => {
-                let from = (peer, Identity(None), None);
+                let from = (peer, None, None);
                 self.speak(socket, self.protocol, from, service, stop).await;
             }
             Some(tls) => {
@@ -315,7 +329,7 @@ impl Speaker {
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let names = certificate.map(|certificate| Names(tls::names(certificate)));
                 let first = names.as_ref().and_then(|names| names.0.first());
-                let identity = Identity(first.map(|name| Arc::from(&**name)));
+                let identity = first.map(|name| Identity(Arc::from(&**name)));
                 self.speak(stream, protocol, (peer, identity, names), service, stop).await;
             }
         }
@@ -326,7 +340,7 @@ impl Speaker {
         &self,
         io: I,
         protocol: Protocol,
-        (peer, identity, names): (SocketAddr, Identity, Option<Names>),
+        (peer, identity, names): (SocketAddr, Option<Identity>, Option<Names>),
         service: S,
         stop: Stop,
     ) where
@@ -343,7 +357,10 @@ impl Speaker {
     {
         let conversation = Conversation::new(self.bounds);
         let watched = protocol == Protocol::Http1;
-        let stream = TokioIo::new(Stream::new(io, Arc::clone(&conversation), watched));
+        let soon = Arc::new(stop.soon);
+        let porter =
+            self.porter.clone().map(|porter| Posted { porter, peer, soon: Arc::clone(&soon) });
+        let stream = TokioIo::new(Stream::new(io, Arc::clone(&conversation), watched, porter));
         let cut = CancellationToken::new();
         let streams = (!watched).then(|| {
             let room = Arc::clone(&self.answers);
@@ -353,11 +370,12 @@ impl Speaker {
             peer,
             identity,
             names,
-            cut: Cut(cut.clone()),
+            // of HTTP/1.1 nothing lasts that would have to be cut
+            cut: streams.is_some().then(|| Cut(Arc::new(cut.clone()))),
             bodies: self.bodies.clone(),
             conversation: Arc::clone(&conversation),
             streams: streams.clone(),
-            soon: stop.soon,
+            soon,
         };
         let answer = hyper::service::service_fn(move |request| exchange.answer(request, &service));
         let result = match streams {
@@ -434,14 +452,14 @@ impl Speaker {
 /// What the requests of one connection share.
 struct Exchange {
     peer: SocketAddr,
-    identity: Identity,
+    identity: Option<Identity>,
     names: Option<Names>,
-    cut: Cut,
+    cut: Option<Cut>,
     bodies: Option<Bodies>,
     conversation: Arc<Conversation>,
     /// Of HTTP/2.
     streams: Option<Arc<Streams>>,
-    soon: CancellationToken,
+    soon: Arc<CancellationToken>,
 }
 
 impl Exchange {
@@ -460,24 +478,35 @@ impl Exchange {
     {
         let heard = Heard::new(&self.conversation, request.headers());
         let answered = Arc::new(AtomicBool::new(false));
-        let mut request = request.map(|body| match &self.bodies {
-            Some(bodies) => Received::bounded(body, bodies, self.peer.ip().into(), &answered),
-            None => Received::plain(body),
+        let broken = self.streams.is_some().then(Arc::default);
+        let mut request = request.map(|body| {
+            let received = match &self.bodies {
+                Some(bodies) => Received::bounded(body, bodies, self.peer.ip().into(), &answered),
+                None => Received::plain(body),
+            };
+            received.telling(broken.as_ref())
         });
         request.extensions_mut().insert(Peer(self.peer));
-        request.extensions_mut().insert(self.identity.clone());
+        if let Some(identity) = &self.identity {
+            request.extensions_mut().insert(identity.clone());
+        }
         if let Some(names) = &self.names {
             request.extensions_mut().insert(names.clone());
         }
-        request.extensions_mut().insert(self.cut.clone());
+        if let Some(cut) = &self.cut {
+            request.extensions_mut().insert(cut.clone());
+        }
         let under_way = self.streams.as_ref().map(|streams| (Call::new(streams), streams.open()));
-        let (mut service, soon) = (service.clone(), self.soon.clone());
+        let (mut service, soon) = (service.clone(), Arc::clone(&self.soon));
         async move {
             let mut response = service.call(request).await?;
             answered.store(true, Ordering::Release);
             drop(heard);
             let open = under_way.map(|(call, open)| {
-                call.answered();
+                // whoever takes a request back while its body is read is answered too, for nobody
+                if !broken.is_some_and(|broken| broken.load(Ordering::Acquire)) {
+                    call.answered();
+                }
                 open
             });
             if open.is_none() && soon.is_cancelled() {

@@ -14,8 +14,13 @@ use std::{
     time::Duration,
 };
 
-pub use opentelemetry::KeyValue as Label;
-use opentelemetry::metrics::{AsyncInstrument, Counter, Histogram, Meter, UpDownCounter};
+use opentelemetry::metrics::{
+    AsyncInstrument, BoundHistogram, Counter, Histogram, Meter, UpDownCounter,
+};
+pub use opentelemetry::{
+    KeyValue as Label,
+    metrics::{BoundCounter, BoundUpDownCounter},
+};
 
 /// How an instrument counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +163,8 @@ table! {
         = "Requests turned away because their client, or their address where none is proven, asked too often.";
     signature_failures: Count "alipayplus.cancel.signature.failures" in "{request}" by ["client"]
         = "Requests that did not prove who sends them, by the client they name, unknown if that is none of ours.";
+    signature_verified: Count "alipayplus.cancel.signature.verified" in "{request}" by ["client" "version"]
+        = "Requests that proved who sends them, by client and the version of its key: who still signs with which.";
     signature_cache: Count "alipayplus.cancel.signature.cache" in "{answer}" by ["result"]
         = "Answers whose signature was there already (hit) or was computed (miss).";
     queue_depth: Gauge "alipayplus.cancel.queue.depth" in "{command}" by ["queue"]
@@ -180,6 +187,8 @@ table! {
         = "How long the oldest of them is outstanding.";
     consumer_lag: Gauge "alipayplus.cancel.consumer.lag_events" in "{event}" by ["consumer"]
         = "Events that a consumer of the feed has not acknowledged; of at most 50 consumers, required ones first.";
+    consumer_lag_time: Gauge "alipayplus.cancel.consumer.lag" in "s" by ["consumer"]
+        = "How long the oldest event that a consumer of the feed has not acknowledged waits; 0 if there is none.";
     consumer_parked: Gauge "alipayplus.cancel.consumer.parked_events" in "{event}" by ["consumer"]
         = "Events that a consumer of the feed has set aside.";
     consumer_missing: Gauge "alipayplus.cancel.consumer.missing" in "{consumer}" by ["consumer"]
@@ -204,8 +213,12 @@ table! {
         = "When the settings that serve were read, in seconds since 1970.";
     settings_stale: Gauge "alipayplus.cancel.settings.stale" in "{settings}" by []
         = "1 while newer settings are refused and older ones serve.";
-    key_not_after: Gauge "alipayplus.cancel.key.not_after" in "s" by ["owner" "version"]
+    key_not_after: Gauge "alipayplus.cancel.key.not_after" in "s" by ["client" "version"]
         = "When a client's key ends, in seconds since 1970, of those that do.";
+    last_key_not_after: Gauge "alipayplus.cancel.key.last_not_after" in "s" by ["client"]
+        = "When the last key of a client ends, in seconds since 1970, of clients all of whose keys do.";
+    certificate_not_after: Gauge "alipayplus.cancel.certificate.not_after" in "s" by ["setting"]
+        = "When the certificates in a file end, in seconds since 1970, by its setting: of a chain the first, of authorities the last.";
     exported: Count "alipayplus.cancel.telemetry.exported" in "{batch}" by ["result" "signal"]
         = "Batches of traces, metrics or logs that the collector took (ok) or that are lost (failed).";
     dropped: Count "alipayplus.cancel.telemetry.dropped" in "{item}" by ["signal"]
@@ -216,6 +229,8 @@ table! {
         = "Memory of this process that is resident.";
     open_files: Gauge "alipayplus.cancel.open_files" in "{file}" by []
         = "File handles this process has open.";
+    open_files_max: Gauge "alipayplus.cancel.open_files.max" in "{file}" by []
+        = "File handles this process may have open.";
     uptime: Gauge "process.uptime" in "s" by []
         = "How long this process runs.";
 }
@@ -228,6 +243,28 @@ impl Seconds {
     /// One more.
     pub fn record(&self, duration: Duration, labels: &[Label]) {
         self.0.record(duration.as_secs_f64(), labels);
+    }
+
+    /// Those of one series, which is looked up now and never again.
+    pub fn bind(&self, labels: &[Label]) -> BoundSeconds {
+        BoundSeconds(self.0.bind(labels))
+    }
+}
+
+/// Durations of one series.
+#[derive(Clone)]
+pub struct BoundSeconds(BoundHistogram<f64>);
+
+impl BoundSeconds {
+    /// One more.
+    pub fn record(&self, duration: Duration) {
+        self.0.record(duration.as_secs_f64());
+    }
+}
+
+impl fmt::Debug for BoundSeconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BoundSeconds(…)")
     }
 }
 

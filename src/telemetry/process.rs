@@ -2,7 +2,10 @@
 
 use std::{fs, time::Instant};
 
-use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::{
+    param::{clock_ticks_per_second, page_size},
+    process::{Resource, getrlimit},
+};
 
 use super::metrics::{Label, Metrics, label};
 
@@ -21,6 +24,11 @@ pub(super) fn observe(metrics: &Metrics) {
             .map(|open| (Vec::new(), open))
             .into_iter()
             .collect()
+    });
+    metrics.open_files_max.ask(|| {
+        // without a limit there is nothing to come near to
+        let most = getrlimit(Resource::Nofile).current.and_then(|most| i64::try_from(most).ok());
+        most.map(|most| (Vec::new(), most)).into_iter().collect()
     });
     metrics.cpu_time.from(|| cpu_seconds().unwrap_or_default());
 }

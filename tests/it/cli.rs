@@ -66,6 +66,7 @@ fn every_subcommand_has_a_help() {
         &["migrate"],
         &["migrate-store"],
         &["backup"],
+        &["health"],
         &["verify"],
         &["reconcile"],
     ] {
@@ -128,6 +129,21 @@ fn bad_settings_are_told_with_file_and_line_and_exit_status_2() {
 }
 
 #[test]
+fn keys_show_prints_the_signing_key_of_a_bridge_that_has_no_hash_keys() {
+    let dir = folder();
+    ended_with(&run(&["keys", "generate", "--out", text(&dir.path().join("wallet"))]), 0);
+    let settings = dir.path().join("bridge.toml");
+    let bridge = "bridge.core = \"https://core:50051\"\n\
+        bridge.core_tls = { ca_file = \"ca\", cert_file = \"crt\", key_file = \"key\" }\n\
+        [[identity.keys]]\nversion = \"1\"\nfile = \"wallet.private.pem\"\n";
+    fs::write(&settings, bridge).unwrap();
+    let shown = run(&["keys", "show", "--config", text(&settings), "--form", "spki-pem"]);
+    ended_with(&shown, 0);
+    let public = fs::read_to_string(dir.path().join("wallet.public.pem")).unwrap();
+    assert_eq!(out(&shown).trim(), public.trim());
+}
+
+#[test]
 fn a_bad_key_file_is_told_in_one_message_and_exit_status_2() {
     for (file, bytes) in [
         ("wallet.pem", &b"not a key"[..]),
@@ -186,6 +202,38 @@ fn a_second_process_on_one_store_ends_with_exit_status_1_and_the_first_goes_on()
     ended_with(&output, 1);
     assert!(err(&output).contains("store.url"), "{}", err(&output));
     service.json().cancel_payment("p", "a", &unique("pay")).expect("SUCCESS").assert_signed();
+}
+
+#[test]
+fn health_is_status_0_of_who_is_ready_and_says_why_of_who_does_not_answer() {
+    let health = |url: &str| run(&["health", "--url", url, "--timeout", "200ms"]);
+    let service = Service::shared();
+    for (path, said) in [("readyz", "ready\n"), ("livez", "ok\n")] {
+        let url = format!("http://{}/{path}", service.ports().admin);
+        // not what is tested here: a busy machine may need more
+        let output = run(&["health", "--url", &url, "--timeout", "20s"]);
+        ended_with(&output, 0);
+        assert_eq!(out(&output), said);
+    }
+    let output = health(&format!("http://{}/nowhere", service.ports().admin));
+    ended_with(&output, 1);
+    assert!(err(&output).contains("answers 404"), "{}", err(&output));
+
+    // the kernel takes the connection, and nobody ever answers
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/readyz", silent.local_addr().unwrap());
+    let output = health(&url);
+    ended_with(&output, 1);
+    assert!(err(&output).contains("no answer within 200ms"), "{}", err(&output));
+    drop(silent);
+    let output = health(&url);
+    ended_with(&output, 1);
+    assert!(err(&output).contains("cannot connect"), "{}", err(&output));
+
+    for url in ["https://127.0.0.1:9090/readyz", "127.0.0.1:9090", "/readyz"] {
+        ended_with(&health(url), 2);
+    }
+    ended_with(&run(&["health", "--timeout", "0s"]), 2);
 }
 
 #[test]

@@ -173,6 +173,14 @@ fn a_bridge_starts_without_its_core_and_is_not_ready() {
     drop(core);
     let bridge = bridge_at(&authority, &url, &[]);
     assert_eq!(readiness(&bridge).0, 503);
+    let health = |path| {
+        let url = format!("http://{}/{path}", bridge.ports().admin);
+        let output = run(&["health", "--timeout", "20s", "--url", &url]);
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    let (status, why) = health("readyz");
+    assert!(status == Some(1) && why.contains("503: not ready: no core is reachable"), "{why}");
+    assert_eq!(health("livez").0, Some(0));
     assert_eq!(cancel(&bridge).0, UNKNOWN);
     assert_eq!(admin(bridge.ports().admin, "/livez").status, 200);
 }

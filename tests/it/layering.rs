@@ -34,7 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("bridge", &["domain", "grpc::client", "layer", "listen::Peer", "telemetry"]),
+    ("bridge", &["domain", "grpc::client", "layer", "listen::Peer", "listen::Porter", "telemetry"]),
     ("admin", &["domain", "grpc::client", "telemetry"]),
     ("config", &["domain"]),
     ("tls", &[]),
@@ -78,6 +78,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("cryptoki", &["bridge"]),
     ("num_bigint", &["bridge"]),
+    ("x509_cert", &["tls"]),
     ("rustls", &["listen", "grpc", "store", "tls", "app", "cli"]),
     (
         "tokio",

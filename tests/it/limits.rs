@@ -6,7 +6,7 @@ use tonic_types::StatusExt as _;
 use crate::harness::{
     eventually,
     grpc::{Grant, Payment},
-    json::{Api, Connection, Json, Request, payment_body, token_body},
+    json::{Answer, Api, Connection, Json, Request, payment_body, token_body},
     service::{OTHER_ACQUIRER, OTHER_PSP, Options, Service},
     unique, vectors,
 };
@@ -58,6 +58,56 @@ fn a_request_that_is_turned_away_keeps_its_connection() {
     inside.write(&first.body);
     first.answer_on(&mut inside).expect("an answer").expect("SUCCESS");
     cancel(&json).send_on(&mut connection).expect("SUCCESS");
+}
+
+#[test]
+fn what_is_turned_away_before_the_front_hears_what_the_front_says_in_its_turn() {
+    let service = Service::start(Options::set(["limits.max_in_flight=1"]));
+    let json = service.json();
+    let first = cancel(&json);
+    let mut inside = held(&first);
+    let mut connection = json.connect();
+    let mut refused = 0u64;
+    // what has more to say of how HTTP goes on is for the front, a plain request is not let in
+    let (front, door) = (cancel(&json).header("TE", "trailers"), cancel(&json));
+    let both = eventually("both in one second", || {
+        let both = [&front, &door, &front, &door].map(|request| request.send_on(&mut connection));
+        refused += 4;
+        let time = |answer: &Answer| answer.header("response-time").map(str::to_owned);
+        both.iter().all(|answer| time(answer) == time(&both[0])).then_some(both)
+    });
+    for answer in &both {
+        answer.expect("REQUEST_TRAFFIC_EXCEED_LIMIT").assert_signed();
+        assert_eq!((answer.status, &answer.body), (200, &both[0].body));
+        let known = |answer: &Answer| {
+            let dated = |(name, value): &(String, String)| {
+                (name.clone(), if name == "date" { String::new() } else { value.clone() })
+            };
+            answer.headers.iter().map(dated).collect::<Vec<_>>()
+        };
+        assert_eq!(known(answer), known(&both[0]), "header by header");
+    }
+    // one behind the other they are answered in their order, by whomever
+    let unknown = cancel(&json).client_ids(&["NOBODY"]);
+    let (door, unknown) = ((&door, true), (&unknown, false));
+    for pair in [[door, unknown], [unknown, door], [door, door]] {
+        connection.write(&pair.map(|(request, _)| request.bytes()).concat());
+        for (request, signed) in pair {
+            let answer = request.answer_on(&mut connection).expect("an answer");
+            answer.expect("REQUEST_TRAFFIC_EXCEED_LIMIT");
+            if signed {
+                answer.assert_signed();
+            } else {
+                answer.assert_unsigned();
+            }
+            refused += 1;
+        }
+    }
+    let shed = "alipayplus_cancel_shed_total{front=\"bridge\",reason=\"in_flight\"}";
+    assert_eq!(metric(&service, shed), refused);
+    inside.write(&first.body);
+    first.answer_on(&mut inside).expect("an answer").expect("SUCCESS");
+    door.0.send_on(&mut connection).expect("SUCCESS");
 }
 
 #[test]

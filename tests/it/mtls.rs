@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use alipayplus_cancel::bridge::keys::PrivateKey;
 use tempfile::TempDir;
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -11,8 +12,9 @@ use crate::harness::{
     eventually,
     grpc::{Grant, Grpc, Payment, wire},
     pki::{Authority, Issued, Valid, handshake},
-    service::{Options, Service},
+    service::{Options, Service, admin},
     unique,
+    vectors::CLIENT_ID,
 };
 use crate::reload::{change, metric, reload, reload_refused};
 
@@ -212,6 +214,52 @@ fn a_caller_that_cannot_be_is_an_error_with_a_suggestion() {
     assert_eq!(status, Some(0));
     assert!(said.contains("grpc.callers.0.sans"), "{said}");
     assert!(!said.contains("grpc.callers.1.sans"), "{said}");
+}
+
+#[test]
+fn when_certificates_and_keys_end_is_told_and_changes_with_a_reload() {
+    let authority = Authority::new("wallet");
+    let options = Options {
+        toml: CALLERS.to_owned(),
+        set: vec!["reload.interval=0s".to_owned()],
+        ..Options::default()
+    };
+    let service = Service::start_in(folder(&authority), options);
+    let end = |series: &str| metric(&service, &format!("alipayplus_cancel_{series}"));
+    let chain = "certificate_not_after_seconds{setting=\"grpc.tls.cert_file\"}";
+    let ca = "certificate_not_after_seconds{setting=\"grpc.tls.client_ca_file\"}";
+    // what rcgen makes ends with the year 4095
+    let (never, long_ago) = (67_090_118_400, 1_577_836_800);
+    assert_eq!((end(chain), end(ca)), (never, never));
+
+    // of a chain the first end counts, of authorities the last
+    let expired = authority.issue_valid(&["127.0.0.1"], Valid::Expired);
+    let write = |name: &str, text: &str| fs::write(service.dir().join(name), text).unwrap();
+    let renewed = authority.issue(&["127.0.0.1"]);
+    write("core.pem", &format!("{}{}", renewed.cert, expired.cert));
+    write("core.key", &renewed.key);
+    write("ca.pem", &format!("{}{}", expired.cert, authority.pem));
+    reload(&service);
+    assert_eq!((end(chain), end(ca)), (long_ago, never));
+
+    // of a client, each key that ends; and the last of them only if all do
+    let scraped = || String::from_utf8(admin(service.ports().admin, "/metrics").body).unwrap();
+    let public = "public_key_file = \"alipayplus.pub\"\n";
+    let second = "[[clients.keys]]\nversion = \"2\"\npublic_key_file = \"2.pub\"\n\
+                  not_after = \"2099-01-01T00:00:00Z\"\n";
+    write("2.pub", &PrivateKey::generate(2048).expect("a key").public().spki_pem());
+    change(&service, public, &format!("{public}{second}"));
+    reload(&service);
+    let of_second = format!("key_not_after_seconds{{client=\"{CLIENT_ID}\",version=\"2\"}}");
+    assert_eq!(end(&of_second), 4_070_908_800);
+    let last = format!("key_last_not_after_seconds{{client=\"{CLIENT_ID}\"}}");
+    assert!(!scraped().contains(&last), "one does not end");
+    let first = format!("{public}[[clients.keys]]");
+    let ended = format!("{public}not_after = \"2100-01-01T00:00:00Z\"\n[[clients.keys]]");
+    change(&service, &first, &ended);
+    reload(&service);
+    assert_eq!(end(&last), 4_102_444_800);
+    assert_eq!(end(&of_second), 4_070_908_800);
 }
 
 /// The service's certificate as it is shown now.

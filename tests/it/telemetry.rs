@@ -449,6 +449,11 @@ fn a_series_that_counts_is_there_before_it_counts() {
         "alipayplus_cancel_commit_failures_total",
         "alipayplus_cancel_alarms_total{alarm=\"acquirer_mismatch\"}",
         "alipayplus_cancel_signature_cache_total{result=\"hit\"}",
+        &format!("alipayplus_cancel_signature_failures_total{{client=\"{CLIENT_ID}\"}}"),
+        &format!(
+            "alipayplus_cancel_signature_verified_total{{client=\"{CLIENT_ID}\",version=\"1\"}}"
+        ),
+        &format!("alipayplus_cancel_rate_limited_total{{client=\"{CLIENT_ID}\",front=\"bridge\"}}"),
     ] {
         value(&text, series);
     }
@@ -511,6 +516,8 @@ fn what_is_scraped_has_the_names_of_the_table() {
     let known: BTreeSet<String> =
         TABLE.iter().map(Row::prometheus).chain(["target_info".to_owned()]).collect();
     let text = scrape(&service);
+    let by_key = format!("{{client=\"{CLIENT_ID}\",version=\"1\"}}");
+    assert_eq!(value(&text, &format!("alipayplus_cancel_signature_verified_total{by_key}")), 1);
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let found: BTreeSet<String> =
         types.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();

@@ -181,6 +181,15 @@ impl Consumer {
         (0u16..).zip(heads).map(lag).fold(0, u64::saturating_add)
     }
 
+    /// Where its first event stands behind, in each partition that has any for it.
+    pub fn behind(&self, heads: &[Head]) -> Vec<Place> {
+        let place = |(partition, head): (u16, &Head)| {
+            let position = self.acknowledged(partition, *head).max(head.purged);
+            (position < head.position).then_some(Place { partition, position })
+        };
+        (0u16..).zip(heads).filter_map(place).collect()
+    }
+
     /// Whether an event waits with an earlier one of its subject that is set aside.
     fn is_held(&self, subject: &Subject) -> bool {
         self.parked.iter().any(|parked| !parked.redrive && parked.subject == *subject)
@@ -326,6 +335,8 @@ mod tests {
     #[test]
     fn a_lag_is_what_is_left_of_every_partition_and_purged_events_are_not() {
         assert_eq!(consumer().lag(&HEADS), 6 + 5);
+        assert_eq!(consumer().behind(&HEADS), [place(0, 4), place(1, 0)]);
+        assert_eq!(Consumer::default().behind(&HEADS), [place(0, 2), place(1, 0)]);
         assert_eq!(Consumer::default().lag(&HEADS), 8 + 5);
         let mut behind = consumer();
         behind.progress.insert(0, Progress { acknowledged: 1, stream: None });

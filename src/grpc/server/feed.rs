@@ -39,7 +39,7 @@ impl Server {
 /// Who the certificate says that the caller is.
 fn identity(extensions: &Extensions) -> Option<Box<str>> {
     let Identity(name) = extensions.get::<Identity>()?;
-    name.as_deref().map(Box::from)
+    Some(Box::from(&**name))
 }
 
 /// The log gets the cause, the peer the code's text.

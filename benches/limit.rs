@@ -1,0 +1,139 @@
+//! What this machine can do at all, so that other figures are ratios: signatures, durable writes, bare echoes.
+//!
+//! `cargo bench --bench limit -- [SECONDS]`, by default 3. RSA-2048 by the library that the service uses and by `openssl
+//! speed`; `fdatasync` of 4 KiB at the end of a file in the temporary folder; a bare axum POST echo, server on one
+//! core and loader on the other.
+#![allow(missing_docs, clippy::pedantic, clippy::restriction)]
+
+mod rig;
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use alipayplus_cancel::bridge::keys::PrivateKey;
+use axum::{Router, body::Bytes, routing::post};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+
+use self::rig::{at, load, on_its_core};
+
+/// How the process is told to be a server.
+const ECHO: &str = "ALIPAYPLUS_CANCEL_BENCH_ECHO";
+
+struct Echo {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+impl Echo {
+    fn start(kind: &str) -> Self {
+        let mut process = Command::new("taskset")
+            .args(["-c", rig::SERVER])
+            .arg(env::current_exe().expect("this program"))
+            .env(ECHO, kind)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("taskset");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("a pipe"))
+            .read_line(&mut line)
+            .expect("a line");
+        Self { process, address: line.trim().parse().expect("an address") }
+    }
+}
+
+/// Being the server.
+fn serve() -> ! {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("one");
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("{}", listener.local_addr().expect("an address"));
+        std::io::stdout().flush().expect("a pipe");
+        let echo = Router::new().route("/", post(|body: Bytes| async { body }));
+        loop {
+            let (socket, _) = listener.accept().await.expect("a connection");
+            socket.set_nodelay(true).expect("a socket");
+            let echo = TowerToHyperService::new(echo.clone());
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), echo));
+        }
+    })
+}
+
+fn per_second(seconds: u64, mut work: impl FnMut()) -> f64 {
+    let (begun, mut done) = (Instant::now(), 0u64);
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        work();
+        done += 1;
+    }
+    done as f64 / begun.elapsed().as_secs_f64()
+}
+
+fn main() {
+    if env::var(ECHO).is_ok() {
+        serve();
+    }
+    let seconds = env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(3);
+    rig::pin(rig::SERVER);
+    let key = PrivateKey::generate(2048).expect("a key");
+    let message = [b'm'; 300];
+    let signature = key.sign(&message).expect("a signature");
+    println!(
+        "RSA-2048 sign    {:>10.0} a second",
+        per_second(seconds, || drop(key.sign(&message)))
+    );
+    println!(
+        "RSA-2048 verify  {:>10.0} a second",
+        per_second(seconds, || assert!(key.public().verify(&message, &signature)))
+    );
+    let openssl = Command::new("openssl")
+        .args(["speed", "-seconds", &seconds.to_string(), "rsa2048"])
+        .stderr(Stdio::null())
+        .output();
+    if let Ok(openssl) = openssl {
+        let text = String::from_utf8_lossy(&openssl.stdout);
+        println!("openssl speed    {}", text.lines().last().unwrap_or_default());
+    }
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let synced = per_second(seconds, || {
+        file.write_all(&[0; 4096]).expect("to write");
+        file.as_file().sync_data().expect("to sync");
+    });
+    println!("fdatasync        {synced:>10.0} a second");
+    rig::pin("0,1");
+
+    let body =
+        r#"{"result":{"resultCode":"SUCCESS","resultStatus":"S","resultMessage":"Success"}}"#;
+    let request = format!(
+        "POST / HTTP/1.1\r\nhost: wallet\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    println!("\naxum POST echo\nconnections   requests/s   CPU/request   p50        p99");
+    for connections in [1usize, 64, 256, 3_000] {
+        let echo = Echo::start("axum");
+        let wave = |count| vec![request.clone().into_bytes(); count];
+        on_its_core(load(echo.address, wave(3_000), connections, None));
+        let before = rig::cpu(echo.process.id());
+        let count = if connections == 1 { 20_000 } else { 100_000 };
+        let mut seen = on_its_core(load(echo.address, wave(count), connections, None));
+        let busy = (rig::cpu(echo.process.id()) - before).as_secs_f64();
+        println!(
+            "{connections:>11} {:>12.0} {:>10.1} µs   {:<10.1?} {:<10.1?}",
+            seen.per_second(),
+            busy * 1e6 / count as f64,
+            at(&mut seen.successes, 500),
+            at(&mut seen.successes, 990)
+        );
+    }
+}
