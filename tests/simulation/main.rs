@@ -26,7 +26,7 @@
 //! ```sh
 //! cargo test --test simulation                                                 # some fixed seeds, some fresh ones
 //! ALIPAYPLUS_CANCEL_SIMULATION_SEED=7 cargo test --test simulation             # one, with its trace
-//! ALIPAYPLUS_CANCEL_SIMULATION_SCHEDULES=10000 ALIPAYPLUS_CANCEL_SIMULATION_OPERATIONS=1000 \
+//! ALIPAYPLUS_CANCEL_SIMULATION_SCHEDULES=10000 ALIPAYPLUS_CANCEL_SIMULATION_OPERATIONS=460 \
 //!     cargo test --release --test simulation schedules                         # acceptance
 //! ```
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
