@@ -289,13 +289,20 @@ fn readers_that_never_take_what_they_are_told_at_the_door() {
     socket.set_nonblocking(true).unwrap();
     let request = siege.request().bytes();
     let begun = Instant::now();
+    let mut taken = 0;
     loop {
         match socket.write(&request) {
-            Ok(_) => thread::sleep(Duration::from_millis(1)),
+            Ok(_) => {
+                taken += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 thread::sleep(Duration::from_millis(10));
             }
-            Err(_) => break,
+            Err(error) => {
+                println!("closed after {taken}, {:?}: {error}", begun.elapsed());
+                break;
+            }
         }
         assert!(begun.elapsed() < PATIENCE, "it may stay for ever");
     }
