@@ -69,6 +69,12 @@ struct Place {
     acknowledged: HashMap<u32, u64>,
 }
 
+/// What it knew when a stream began.
+struct Begun {
+    seen: HashMap<u32, u64>,
+    acknowledged: HashMap<u32, u64>,
+}
+
 impl Follower {
     /// Follows at one of these and then another; asks where it is each time.
     pub fn start(
@@ -163,6 +169,8 @@ async fn stream(notes: &Notes, place: &mut Place, channel: Channel) -> Result<()
     assert!(before.is_none_or(|before| before == first.epoch), "the epoch changed");
     notes.streams.fetch_add(1, Ordering::SeqCst);
 
+    // as of now: what earlier streams brought may be acknowledged before this one has come to it again
+    let begun = Begun { seen: place.seen.clone(), acknowledged: place.acknowledged.clone() };
     let mut heads = HashMap::<u32, u64>::new();
     let (mut pending, mut acknowledged_at) = (0, Instant::now());
     loop {
@@ -173,7 +181,7 @@ async fn stream(notes: &Notes, place: &mut Place, channel: Channel) -> Result<()
         if let Ok(message) = next {
             let message = message?.ok_or_else(|| Status::unavailable("it ended"))?;
             let Some(event) = message.event else { continue };
-            take(notes, place, &mut heads, &event);
+            take(notes, place, &begun, &mut heads, &event);
             pending += 1;
         }
         // now and then, and when nothing comes
@@ -205,19 +213,21 @@ fn next_is_late(acknowledged_at: Instant, pending: usize) -> bool {
 fn take(
     notes: &Notes,
     place: &mut Place,
+    begun: &Begun,
     heads: &mut HashMap<u32, u64>,
     event: &CancellationEvent,
 ) {
     let CancellationEvent { partition, position, .. } = *event;
-    let seen = place.seen.entry(partition).or_default();
-    let acknowledged = place.acknowledged.get(&partition).copied().unwrap_or_default();
+    let of = |places: &HashMap<u32, u64>| places.get(&partition).copied().unwrap_or_default();
+    let (seen, acknowledged) = (of(&begun.seen), of(&begun.acknowledged));
     match heads.insert(partition, position) {
         Some(head) => assert_eq!(position, head + 1, "invariant 9: a gap in {partition}"),
         None => assert!(
-            (acknowledged + 1..=*seen + 1).contains(&position),
+            (acknowledged + 1..=seen + 1).contains(&position),
             "invariant 9: a stream begins {partition} at {position}; seen {seen}, acknowledged {acknowledged}",
         ),
     }
+    let seen = place.seen.entry(partition).or_default();
     *seen = position.max(*seen);
     let noted = convert(event);
     let before = notes.seen.lock().expect("no panic").insert((partition, position), noted.clone());
