@@ -72,7 +72,7 @@ pub(super) struct Conversation {
 impl Conversation {
     pub(super) fn new(bounds: Bounds) -> Arc<Self> {
         let waiting = Waiting::Request(Instant::now() + bounds.first_byte);
-        let reading = Reading::Head(Head::Before);
+        let reading = Reading::Head(Head::START);
         let state = State { reading, waiting, fresh: true, owed: false, reader: None };
         Arc::new(Self { bounds, state: Mutex::new(state) })
     }
@@ -88,7 +88,7 @@ impl Conversation {
         state.fresh
             && !state.owed
             && matches!(state.waiting, Waiting::Request(_))
-            && matches!(state.reading, Reading::Head(Head::Before))
+            && matches!(state.reading, Reading::Head(Head::Before { cr: false }))
     }
 
     /// A request was answered beside hyper.
@@ -120,7 +120,7 @@ impl Heard {
         state.reading =
             match (headers.contains_key(header::TRANSFER_ENCODING), length().unwrap_or(0)) {
                 (true, _) => Reading::Chunked(Chunks::START),
-                (false, 0) => Reading::Head(Head::Before),
+                (false, 0) => Reading::Head(Head::START),
                 (false, length) => Reading::Body(length),
             };
         wake(&mut state);
@@ -132,12 +132,15 @@ impl Heard {
 impl Drop for Heard {
     fn drop(&mut self) {
         let mut state = self.conversation.state();
-        state.waiting = Waiting::Request(Instant::now() + self.conversation.bounds.idle);
-        state.fresh = matches!(state.reading, Reading::Head(Head::Before));
+        // a request that was pipelined behind this one may have begun already, and its whole head may have been read
+        let bounds = &self.conversation.bounds;
+        state.waiting = if let Reading::Head(Head::Inside(_)) = state.reading {
+            Waiting::Head(Instant::now() + bounds.head)
+        } else {
+            Waiting::Request(Instant::now() + bounds.idle)
+        };
+        state.fresh = matches!(state.reading, Reading::Head(Head::Before { cr: false }));
         state.owed = true;
-        if matches!(state.reading, Reading::HeadRead) {
-            state.reading = Reading::Head(Head::Before);
-        }
         wake(&mut state);
     }
 }
@@ -214,7 +217,7 @@ impl Conversation {
                     bytes.len()
                 }
                 chunks::Found::End(length) => {
-                    state.reading = Reading::Head(Head::Before);
+                    state.reading = Reading::Head(Head::START);
                     length
                 }
                 chunks::Found::Illegal => return Err(io::ErrorKind::InvalidData.into()),
@@ -223,7 +226,7 @@ impl Conversation {
                 let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                 let left = left.saturating_sub(u64::try_from(taken).unwrap_or(u64::MAX));
                 state.reading =
-                    if left == 0 { Reading::Head(Head::Before) } else { Reading::Body(left) };
+                    if left == 0 { Reading::Head(Head::START) } else { Reading::Body(left) };
                 taken
             }
             Reading::Head(head) => {
@@ -483,5 +486,148 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Stream<I> {
         let this = self.get_mut();
         let shut = Pin::new(&mut this.io).poll_shutdown(cx);
         this.timed(cx, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::{super::porter::Porter, *};
+
+    const BOUNDS: Bounds = Bounds {
+        first_byte: Duration::from_secs(10),
+        head: Duration::from_secs(10),
+        idle: Duration::from_mins(1),
+        write: Duration::from_secs(10),
+        head_bytes: 16 * 1024,
+    };
+
+    /// A peer that sends these pieces, one each time it is read, and takes what it is sent, or nothing.
+    struct Peer {
+        sends: VecDeque<&'static [u8]>,
+        takes: bool,
+    }
+
+    impl AsyncRead for Peer {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            out: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            match self.get_mut().sends.pop_front() {
+                Some(piece) => out.put_slice(piece),
+                None => return Poll::Pending,
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Peer {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.takes { Poll::Ready(Ok(bytes.len())) } else { Poll::Pending }
+        }
+
+        /// A socket has nothing to flush, whoever reads.
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Lets nobody in.
+    struct Closed;
+
+    impl Porter for Closed {
+        fn turn_away(&self, _: SocketAddr, _: &[u8]) -> Option<Bytes> {
+            Some(Bytes::from_static(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"))
+        }
+    }
+
+    fn stream(
+        sends: impl IntoIterator<Item = &'static [u8]>,
+        porter: Option<Posted>,
+    ) -> (Stream<Peer>, Arc<Conversation>) {
+        let conversation = Conversation::new(BOUNDS);
+        let peer = Peer { sends: sends.into_iter().collect(), takes: porter.is_none() };
+        (Stream::new(peer, Arc::clone(&conversation), true, porter), conversation)
+    }
+
+    /// What hyper gets now; `None` if it has to wait.
+    fn read(stream: &mut Stream<Peer>) -> Option<io::Result<Vec<u8>>> {
+        let mut bytes = [0; 256];
+        let mut out = ReadBuf::new(&mut bytes);
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(stream).poll_read(&mut cx, &mut out) {
+            Poll::Ready(read) => Some(read.map(|()| out.filled().to_vec())),
+            Poll::Pending => None,
+        }
+    }
+
+    fn heard(conversation: &Arc<Conversation>, length: &'static str) -> Heard {
+        let length = [(header::CONTENT_LENGTH, http::HeaderValue::from_static(length))];
+        Heard::new(conversation, &length.into_iter().collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_body_also_behind_a_request_that_was_still_being_answered() {
+        let pipelined: &[u8] = b"{}POST /b HTTP/1.1\r\nContent-Length: 3\r\n\r\na\nb";
+        let (mut stream, conversation) =
+            stream([b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n", pipelined], None);
+        assert!(read(&mut stream).unwrap().unwrap().ends_with(b"\r\n\r\n"));
+        let first = heard(&conversation, "2");
+        assert_eq!(read(&mut stream).unwrap().unwrap(), b"{}");
+        assert!(read(&mut stream).unwrap().unwrap().starts_with(b"POST /b"));
+        drop(first);
+        assert!(read(&mut stream).is_none(), "before the service says what follows the head");
+        let _second = heard(&conversation, "3");
+        assert_eq!(read(&mut stream).unwrap().unwrap(), b"a\nb");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_was_begun_behind_another_request_has_no_more_time_than_any() {
+        let begun: &[u8] = b"{}POST /b HT";
+        let (mut stream, conversation) =
+            stream([b"POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n", begun], None);
+        read(&mut stream).unwrap().unwrap();
+        let first = heard(&conversation, "2");
+        assert_eq!(read(&mut stream).unwrap().unwrap(), b"{}");
+        assert_eq!(read(&mut stream).unwrap().unwrap(), b"POST /b HT");
+        drop(first);
+        assert!(read(&mut stream).is_none());
+        tokio::time::advance(BOUNDS.head + Duration::from_millis(1)).await;
+        assert_eq!(read(&mut stream).unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_nothing_at_the_door_is_left_in_time_however_often_hyper_flushes() {
+        let porter = Posted {
+            porter: Arc::new(Closed),
+            peer: ([127, 0, 0, 1], 1).into(),
+            soon: Arc::new(CancellationToken::new()),
+        };
+        let request: &[u8] = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+        let (mut stream, _) = stream([request], Some(porter));
+        let mut waited = Duration::ZERO;
+        let end = loop {
+            if let Some(end) = read(&mut stream) {
+                break end;
+            }
+            assert!(waited <= BOUNDS.write, "it may stay for ever");
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut stream).poll_flush(&mut cx).is_ready());
+            tokio::time::advance(Duration::from_secs(1)).await;
+            waited += Duration::from_secs(1);
+        };
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -15,7 +15,10 @@ const NAME_BYTES: usize = TRANSFER_ENCODING.len();
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Head {
     /// Before its first byte; empty lines are passed over, as hyper does.
-    Before,
+    Before {
+        /// The last byte was CR.
+        cr: bool,
+    },
     /// Inside.
     Inside(Lines),
 }
@@ -54,10 +57,13 @@ pub(super) enum Found {
 }
 
 impl Head {
+    /// Nothing was read.
+    pub(super) const START: Self = Self::Before { cr: false };
+
     /// Reads on.
     pub(super) fn read(self, bytes: &[u8]) -> Found {
         let (mut lines, mut begun) = match self {
-            Self::Before => (Lines::default(), false),
+            Self::Before { cr } => (Lines { cr, ..Lines::default() }, false),
             Self::Inside(lines) => (lines, true),
         };
         let mut at = 0usize;
@@ -78,7 +84,7 @@ impl Head {
             }
             at = at.saturating_add(1).saturating_add(lines.telling(bytes.get(at..)));
         }
-        if begun { Found::More(Self::Inside(lines)) } else { Found::More(Self::Before) }
+        Found::More(if begun { Self::Inside(lines) } else { Self::Before { cr: lines.cr } })
     }
 }
 
@@ -120,7 +126,7 @@ mod tests {
 
     /// The same, a byte at a time: nothing can be passed over.
     fn slowly(bytes: &[u8]) -> Found {
-        let mut head = Head::Before;
+        let mut head = Head::START;
         for (at, byte) in bytes.iter().enumerate() {
             match head.read(&[*byte]) {
                 Found::More(more) => head = more,
@@ -152,19 +158,24 @@ mod tests {
             ),
         ) {
             let head = format!("P{}", pieces.concat());
-            let found = Head::Before.read(head.as_bytes());
+            let found = Head::START.read(head.as_bytes());
             proptest::prop_assert_eq!(told(found), told(slowly(head.as_bytes())));
         }
     }
 
     #[test]
     fn a_head_ends_at_its_empty_line_however_it_is_cut() {
-        let head = b"POST / HTTP/1.1\r\nhost: a\r\n\r\nbody\n";
-        assert_eq!(Head::Before.read(head), Found::End(28));
-        for cut in 1..28 {
-            let (first, rest) = head.split_at(cut);
-            let Found::More(state) = Head::Before.read(first) else { panic!("no end at {cut}") };
-            assert_eq!(state.read(rest), Found::End(28 - cut), "cut at {cut}");
+        let heads =
+            ["POST / HTTP/1.1\r\nhost: a\r\n\r\n", "\r\n\r\nPOST / HTTP/1.1\r\nhost: a\r\n\r\n"];
+        for head in heads {
+            let length = head.len();
+            let sent = [head, "body\n"].concat();
+            assert_eq!(Head::START.read(sent.as_bytes()), Found::End(length));
+            for cut in 1..length {
+                let (first, rest) = sent.as_bytes().split_at(cut);
+                let Found::More(state) = Head::START.read(first) else { panic!("no end at {cut}") };
+                assert_eq!(state.read(rest), Found::End(length - cut), "cut at {cut}");
+            }
         }
     }
 
@@ -178,10 +189,10 @@ mod tests {
         ] {
             let head = both(first, second);
             let end = head.rfind(':').unwrap();
-            assert_eq!(Head::Before.read(head.as_bytes()), Found::TwoEnds(end));
+            assert_eq!(Head::START.read(head.as_bytes()), Found::TwoEnds(end));
             for cut in 1..end {
                 let (before, rest) = head.as_bytes().split_at(cut);
-                let Found::More(state) = Head::Before.read(before) else { panic!("cut at {cut}") };
+                let Found::More(state) = Head::START.read(before) else { panic!("cut at {cut}") };
                 assert_eq!(state.read(rest), Found::TwoEnds(end - cut), "cut at {cut}");
             }
         }
@@ -191,21 +202,21 @@ mod tests {
             ("Content-Length: 1", "content-length: 1"),
             ("Transfer-Encoding: chunked", "content-length-of: 1"),
         ] {
-            assert!(matches!(Head::Before.read(both(first, second).as_bytes()), Found::More(_)));
+            assert!(matches!(Head::START.read(both(first, second).as_bytes()), Found::More(_)));
         }
     }
 
     #[test]
     fn a_fragment_is_found_in_the_request_line_alone() {
-        assert_eq!(Head::Before.read(b"\r\nPOST /a#b HTTP/1.1\r\n"), Found::Fragment(9));
-        assert!(matches!(Head::Before.read(b"POST /a HTTP/1.1\r\na: #\r\n"), Found::More(_)));
+        assert_eq!(Head::START.read(b"\r\nPOST /a#b HTTP/1.1\r\n"), Found::Fragment(9));
+        assert!(matches!(Head::START.read(b"POST /a HTTP/1.1\r\na: #\r\n"), Found::More(_)));
     }
 
     #[test]
     fn a_bare_lf_is_found() {
-        assert_eq!(Head::Before.read(b"POST / HTTP/1.1\nhost: a\r\n\r\n"), Found::BareLf(15));
-        assert_eq!(Head::Before.read(b"POST / HTTP/1.1\r\nhost: a\n\r\n"), Found::BareLf(24));
-        assert_eq!(Head::Before.read(b"POST / HTTP/1.1\r\nhost: a\r\n\n"), Found::BareLf(26));
-        assert_eq!(Head::Before.read(b"\nPOST / HTTP/1.1\r\n\r\n"), Found::BareLf(0));
+        assert_eq!(Head::START.read(b"POST / HTTP/1.1\nhost: a\r\n\r\n"), Found::BareLf(15));
+        assert_eq!(Head::START.read(b"POST / HTTP/1.1\r\nhost: a\n\r\n"), Found::BareLf(24));
+        assert_eq!(Head::START.read(b"POST / HTTP/1.1\r\nhost: a\r\n\n"), Found::BareLf(26));
+        assert_eq!(Head::START.read(b"\nPOST / HTTP/1.1\r\n\r\n"), Found::BareLf(0));
     }
 }

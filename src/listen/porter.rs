@@ -33,7 +33,7 @@ impl Posted {
             return None;
         }
         // what no proxy may read otherwise, as for hyper
-        let Found::End(_) = Head::Before.read(request) else { return None };
+        let Found::End(_) = Head::START.read(request) else { return None };
         self.porter.turn_away(self.peer, request)
     }
 }
