@@ -26,6 +26,7 @@ mod crash;
 mod decisions;
 mod dmz;
 mod doctor;
+mod documented;
 mod drain;
 mod engine;
 mod failover;
