@@ -1,15 +1,21 @@
 //! The binary: arguments → settings → telemetry → run → exit status.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use alipayplus_cancel::cli::{
     Failure, backup::Backup, call::Call, config::ConfigArgs, doctor::Doctor, exit_status,
     feed::Feed, health::Health, import::Import, keys::Keys, migrate::Migrate,
-    migrate_store::MigrateStore, panics_tell_no_values, reconcile::Reconcile, sandbox::Sandbox,
-    serve::Serve, verify::Verify,
+    migrate_store::MigrateStore, openapi::OpenApi, panics_tell_no_values, print_all,
+    reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
 };
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
+use clap_complete::Shell;
 use tokio::runtime::Builder;
 
 /// An e-wallet's service for Alipay+ cancelPayment and cancelToken
@@ -45,7 +51,32 @@ enum Command {
     MigrateStore(MigrateStore),
     Reconcile(Reconcile),
     Feed(Feed),
+    #[command(name = "openapi")]
+    OpenApi(OpenApi),
+    /// Prints a shell's completions
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Writes manual pages, one for each command
+    #[command(after_help = MAN_HELP)]
+    Man {
+        /// The folder to write them to; made if it is not there
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+    },
 }
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  alipayplus-cancel completions bash >/etc/bash_completion.d/alipayplus-cancel
+  alipayplus-cancel completions zsh >~/.zfunc/_alipayplus-cancel
+  alipayplus-cancel completions fish >~/.config/fish/completions/alipayplus-cancel.fish";
+
+const MAN_HELP: &str = "\
+Example:
+  alipayplus-cancel man --out /usr/local/share/man/man1 && man alipayplus-cancel-serve";
 
 /// A request makes and drops some hundred small things, on one thread and another; glibc's
 /// allocator took a fifth of a request's time, and mimalloc three times the memory under a flood of streams.
@@ -69,12 +100,26 @@ fn main() -> ExitCode {
         Command::Sandbox(sandbox) => block_on(sandbox.run()),
         Command::Serve(serve) => block_on(serve.run()),
         Command::Call(call) => block_on(call.run()),
+        Command::OpenApi(openapi) => openapi.run(),
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            let (name, mut script) = (command.get_name().to_owned(), Vec::new());
+            clap_complete::generate(shell, &mut command, name, &mut script);
+            print_all(&script)
+        }
+        Command::Man { out } => man(&out),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     if !error.is::<Failure>() {
         eprintln!("error: {error:#}");
     }
     ExitCode::from(exit_status(&error))
+}
+
+fn man(out: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    clap_mangen::generate_to(Arguments::command(), out)
+        .with_context(|| format!("cannot write to {}", out.display()))
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

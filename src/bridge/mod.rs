@@ -21,6 +21,7 @@ pub mod json;
 pub mod keys;
 pub mod media_type;
 mod observe;
+pub mod openapi;
 mod porter;
 mod proof;
 mod reply;

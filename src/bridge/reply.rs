@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Longest `resultMessage`, in characters. Source: Alipay+ API reference, `resultMessage`.
-const MESSAGE_CHARS_MAX: usize = 256;
+pub(super) const MESSAGE_CHARS_MAX: usize = 256;
 
 /// An answer before it is an envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,9 @@
 //! One file per subcommand, and what their errors mean to a shell.
 
-use std::path::Path;
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use self::progress::Steps;
 use crate::{
@@ -21,6 +24,7 @@ pub mod keys;
 mod lines;
 pub mod migrate;
 pub mod migrate_store;
+pub mod openapi;
 mod progress;
 pub mod reconcile;
 mod role;
@@ -49,6 +53,15 @@ impl Failure {
 /// The exit status of a subcommand that ended with this error: 2 for [`Usage`], 1 for everything else.
 pub fn exit_status(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() { 2 } else { Failure::STATUS }
+}
+
+/// Prints all of it; that whoever reads it has read enough is no failure.
+pub fn print_all(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// From now on a panic is told without what was being worked on: [`crate::telemetry::panics`].

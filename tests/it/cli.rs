@@ -44,6 +44,36 @@ fn serve(dir: &Path) -> Output {
 }
 
 #[test]
+fn completions_are_scripts_and_each_command_has_a_manual_page() {
+    for (shell, first) in
+        [("bash", "_alipayplus__cancel()"), ("zsh", "#compdef alipayplus-cancel"), ("fish", "#")]
+    {
+        let output = run(&["completions", shell]);
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && script.starts_with(first), "{shell}: {script:.100}");
+        assert!(script.contains("cancel-payment") && script.contains("migrate-store"), "{shell}");
+    }
+    // whoever reads a line of it does not see a panic
+    let mut child = command(&["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+    assert!(run(&["man", "--out", pages.to_str().unwrap()]).status.success());
+    for command in ["", "-serve", "-keys-rotate", "-call-cancel-payment", "-feed-tail", "-openapi"]
+    {
+        let page = fs::read_to_string(pages.join(format!("alipayplus-cancel{command}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS"), "{command}");
+    }
+}
+
+#[test]
 fn every_subcommand_has_a_help() {
     for words in [
         &[][..],
@@ -69,6 +99,9 @@ fn every_subcommand_has_a_help() {
         &["health"],
         &["verify"],
         &["reconcile"],
+        &["openapi"],
+        &["completions"],
+        &["man"],
     ] {
         let output = run(&[words, &["--help"]].concat());
         ended_with(&output, 0);

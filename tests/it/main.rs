@@ -42,6 +42,7 @@ mod import;
 mod layering;
 mod limits;
 mod mtls;
+mod openapi;
 mod oracle;
 mod plain;
 mod postgres;
