@@ -163,12 +163,18 @@ func (one *executor) runUntil(ctx context.Context, payment string) (*pb.Amount, 
 			continue // a sign of life
 		}
 		due := event.GetKind() == pb.EventKind_EVENT_KIND_FUND_RETURN_DUE
+		// the reference hangs on the event, so that the bank knows a repeat too
+		reference := "return-" + event.GetEventId()
+		// one transaction
 		if due {
-			if err := one.giveBack(ctx, event); err != nil {
+			one.ledger[event.GetEventId()] = reference
+		}
+		one.places[event.GetPartition()], one.epoch = event.GetPosition(), message.GetEpoch()
+		if due {
+			if err := one.giveBack(ctx, event, reference); err != nil {
 				return nil, err
 			}
 		}
-		one.places[event.GetPartition()], one.epoch = event.GetPosition(), message.GetEpoch()
 		// a busy one acknowledges many at once
 		place := &pb.PartitionPosition{Partition: event.GetPartition(), Position: event.GetPosition()}
 		subscription := first.GetSubscriptionId()
@@ -184,13 +190,7 @@ func (one *executor) runUntil(ctx context.Context, payment string) (*pb.Amount, 
 	}
 }
 
-func (one *executor) giveBack(ctx context.Context, event *pb.CancellationEvent) error {
-	reference, known := one.ledger[event.GetEventId()]
-	if !known {
-		// the reference hangs on the event, so that the bank knows a repeat too
-		reference = "return-" + event.GetEventId()
-		one.ledger[event.GetEventId()] = reference
-	}
+func (one *executor) giveBack(ctx context.Context, event *pb.CancellationEvent, reference string) error {
 	// … here the user's account is credited, under this reference …
 	returned := &pb.RecordFundReturnRequest{
 		PspId: event.GetPspId(), PaymentRequestId: event.GetPaymentRequestId(), Reference: reference,

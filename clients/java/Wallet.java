@@ -169,11 +169,17 @@ public final class Wallet {
                     }
                     CancellationEvent event = message.getEvent();
                     boolean due = event.getKind() == EventKind.EVENT_KIND_FUND_RETURN_DUE;
+                    // the reference hangs on the event, so that the bank knows a repeat too
+                    String reference = "return-" + event.getEventId();
+                    // one transaction
                     if (due) {
-                        giveBack(event);
+                        ledger.put(event.getEventId(), reference);
                     }
                     places.put(event.getPartition(), event.getPosition());
                     epoch = message.getEpoch();
+                    if (due) {
+                        giveBack(event, reference);
+                    }
                     // a busy one acknowledges many at once
                     feed.withDeadlineAfter(TIMEOUT.toSeconds(), TimeUnit.SECONDS)
                             .acknowledge(
@@ -198,9 +204,7 @@ public final class Wallet {
             return PartitionPosition.newBuilder().setPartition(partition).setPosition(position).build();
         }
 
-        private void giveBack(CancellationEvent event) {
-            // the reference hangs on the event, so that the bank knows a repeat too
-            String reference = ledger.computeIfAbsent(event.getEventId(), id -> "return-" + id);
+        private void giveBack(CancellationEvent event, String reference) {
             // … here the user's account is credited, under this reference …
             RecordFundReturnRequest returned =
                     RecordFundReturnRequest.newBuilder()

@@ -107,9 +107,13 @@ class Executor {
         subscription ??= subscription_id; // the first message names it
         if (!event) continue; // a sign of life
         const due = event.kind === "EVENT_KIND_FUND_RETURN_DUE";
-        if (due) await this.giveBack(event);
+        // the reference hangs on the event, so that the bank knows a repeat too
+        const reference = `return-${event.event_id}`;
+        // one transaction
+        if (due) this.ledger.set(event.event_id, reference);
         this.places.set(event.partition, event.position);
         this.epoch = epoch;
+        if (due) await this.giveBack(event, reference);
         // a busy one acknowledges many at once
         const positions = [{ partition: event.partition, position: event.position }];
         const acknowledge = { consumer: this.consumer, positions, epoch, subscription_id: subscription };
@@ -123,10 +127,7 @@ class Executor {
     throw new Error("the stream ended: subscribe again, at another replica");
   }
 
-  async giveBack({ event_id, psp_id, payment_request_id }) {
-    // the reference hangs on the event, so that the bank knows a repeat too
-    const reference = this.ledger.get(event_id) ?? `return-${event_id}`;
-    this.ledger.set(event_id, reference);
+  async giveBack({ event_id, psp_id, payment_request_id }, reference) {
     // … here the user's account is credited, under this reference …
     const { answer } = await this.payments.RecordFundReturn({ psp_id, payment_request_id, reference });
     // anything else is for people to look at: the money may have gone back twice

@@ -111,11 +111,16 @@ class Executor:
             if not message.HasField("event"):
                 continue  # a sign of life
             event = message.event
-            if event.kind == self.wire.EVENT_KIND_FUND_RETURN_DUE:
-                self.give_back(event)
-            with self.ledger:
+            due = event.kind == self.wire.EVENT_KIND_FUND_RETURN_DUE
+            # the reference hangs on the event, so that the bank knows a repeat too
+            reference = f"return-{event.event_id}"
+            with self.ledger:  # one transaction
                 place = (event.partition, event.position, message.epoch)
                 self.ledger.execute("INSERT OR REPLACE INTO place VALUES (?, ?, ?)", place)
+                if due:
+                    self.ledger.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (event.event_id, reference))
+            if due:
+                self.give_back(event, reference)
             # a busy one acknowledges many at once
             at = self.wire.PartitionPosition(partition=event.partition, position=event.position)
             self.feed.Acknowledge(
@@ -124,16 +129,11 @@ class Executor:
                 ),
                 timeout=TIMEOUT,
             )
-            if event.kind == self.wire.EVENT_KIND_FUND_RETURN_DUE and event.payment_request_id == payment:
+            if due and event.payment_request_id == payment:
                 stream.cancel()
                 return event.amount
 
-    def give_back(self, event):
-        known = self.ledger.execute("SELECT reference FROM done WHERE event = ?", (event.event_id,)).fetchone()
-        # the reference hangs on the event, so that the bank knows a repeat too
-        reference = known[0] if known else f"return-{event.event_id}"
-        with self.ledger:
-            self.ledger.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (event.event_id, reference))
+    def give_back(self, event, reference):
         # … here the user's account is credited, under this reference …
         returned = self.payment_wire.RecordFundReturnRequest(
             psp_id=event.psp_id, payment_request_id=event.payment_request_id, reference=reference

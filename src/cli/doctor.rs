@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Failure, Usage};
+use super::{Failure, USUAL_PREFIX, Usage};
 use crate::{
     app,
     bridge::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Where Alipay+'s APIs are, unless the settings say otherwise.
-const USUAL_PREFIXES: [&str; 2] = ["/aps/api", ""];
+const USUAL_PREFIXES: [&str; 2] = [USUAL_PREFIX, ""];
 
 /// Finds out why something does not work.
 #[derive(Args, Clone, Debug)]

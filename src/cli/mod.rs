@@ -55,6 +55,9 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() { 2 } else { Failure::STATUS }
 }
 
+/// What `bridge.path_prefixes` is where nobody sets it, for what is done without settings.
+const USUAL_PREFIX: &str = "/aps/api";
+
 /// Prints all of it; that whoever reads it has read enough is no failure.
 pub fn print_all(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();

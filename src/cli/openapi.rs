@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{print_all, settings_of_signer};
+use super::{USUAL_PREFIX, print_all, settings_of_signer};
 use crate::bridge::openapi;
 
 /// Prints the OpenAPI 3.1 document of the signed JSON endpoint
@@ -20,7 +20,7 @@ pub struct OpenApi {
 impl OpenApi {
     /// Prints it.
     pub fn run(self) -> anyhow::Result<()> {
-        let mut prefixes = vec!["/aps/api".to_owned()];
+        let mut prefixes = vec![USUAL_PREFIX.to_owned()];
         if let Some(file) = &self.config {
             let loaded = settings_of_signer(file)?;
             let all = loaded.settings.bridge.path_prefixes.iter();
