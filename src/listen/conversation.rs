@@ -132,7 +132,8 @@ impl Heard {
 impl Drop for Heard {
     fn drop(&mut self) {
         let mut state = self.conversation.state();
-        // a request that was pipelined behind this one may have begun already, and its whole head may have been read
+        // As we set hyper up it does not read on while an answer is made. Should it, a pipelined request may have begun, and
+        // its whole head may have been read: then what follows is not a head.
         let bounds = &self.conversation.bounds;
         state.waiting = if let Reading::Head(Head::Inside(_)) = state.reading {
             Waiting::Head(Instant::now() + bounds.head)

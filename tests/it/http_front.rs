@@ -295,24 +295,6 @@ fn a_request_that_comes_in_pieces_behind_a_chunked_one_is_read() {
 }
 
 #[test]
-fn a_body_that_comes_behind_the_answer_to_an_earlier_request_is_read() {
-    let json = shared();
-    for framing in [Framing::Length, Framing::Chunked(10)] {
-        let first = right(&json).framing(framing.clone());
-        let pretty = payment_body("psp", "acquirer", &unique("http")).replace(',', ",\n  ");
-        let second = right(&json).body(pretty).framing(framing.clone());
-        let head = second.head();
-        let body = second.bytes().split_off(head.len());
-        let mut connection = json.connect();
-        connection.write(&[&first.bytes()[..], &head].concat());
-        first.answer_on(&mut connection).expect("an answer").expect("SUCCESS");
-        connection.write(&body);
-        let answer = second.answer_on(&mut connection);
-        answer.unwrap_or_else(|| panic!("no answer, {framing:?}")).expect("SUCCESS");
-    }
-}
-
-#[test]
 fn empty_lines_before_a_request_are_passed_over_however_they_are_cut() {
     let json = shared();
     let request = right(&json);
