@@ -1,12 +1,21 @@
-//! `/livez`, `/readyz` and `/metrics` on a listener of their own, for the platform and nobody else.
+//! `/livez`, `/readyz` and `/metrics` on a listener of their own, for the platform; and the [`console`], for people.
+
+pub mod console;
 
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
-use axum::{Router, extract::State, routing::get};
+use axum::{
+    Router,
+    extract::{Request, State},
+    response::{IntoResponse as _, Response},
+    routing::{any, get},
+};
 use http::{StatusCode, header};
+
+use self::console::Console;
 
 /// What the platform may ask.
 #[derive(Clone)]
@@ -16,6 +25,7 @@ pub struct Admin {
     store: Arc<AtomicBool>,
     core: Arc<AtomicBool>,
     metrics: Arc<OnceLock<Metrics>>,
+    console: Arc<OnceLock<Arc<Console>>>,
 }
 
 const STARTING: u8 = 0;
@@ -34,12 +44,23 @@ impl Admin {
     /// Alive, not ready yet, without metrics.
     pub fn new() -> Self {
         let [store, core] = [(); 2].map(|()| Arc::new(AtomicBool::new(true)));
-        Self { ready: Arc::default(), store, core, metrics: Arc::default() }
+        Self {
+            ready: Arc::default(),
+            store,
+            core,
+            metrics: Arc::default(),
+            console: Arc::default(),
+        }
     }
 
     /// What makes the text of a scrape; the first one counts.
     pub fn set_metrics(&self, metrics: impl Fn() -> String + Send + Sync + 'static) {
         drop(self.metrics.set(Box::new(metrics)));
+    }
+
+    /// The console, if it is shown beside the probes.
+    pub fn set_console(&self, console: Arc<Console>) {
+        drop(self.console.set(console));
     }
 
     /// Whether the store answers.
@@ -63,6 +84,8 @@ impl Admin {
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
+            .route("/console", any(shown))
+            .route("/console/{*page}", any(shown))
             .with_state(self)
     }
 }
@@ -85,6 +108,16 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready: no core is reachable\n");
     }
     (StatusCode::OK, "ready\n")
+}
+
+async fn shown(State(admin): State<Admin>, request: Request) -> Response {
+    match admin.console.get() {
+        Some(console) => console::serve(State(Arc::clone(console)), request).await,
+        None => {
+            let why = "the console is not shown here: console.access and console.listen say where and to whom\n";
+            (StatusCode::NOT_FOUND, why).into_response()
+        }
+    }
 }
 
 async fn metrics(State(admin): State<Admin>) -> ([(header::HeaderName, &'static str); 1], String) {

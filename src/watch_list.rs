@@ -66,6 +66,12 @@ impl WatchList {
         Self { required: required.into(), now: Arc::new(now), seen: Arc::default() }
     }
 
+    /// What holds for the store, as it was last seen; absent until it was.
+    pub fn standing(&self) -> Option<Standing> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.as_ref().map(|seen| seen.standing.clone())
+    }
+
     /// Asks the store for ever.
     pub async fn keep(self, store: Arc<dyn Store>) {
         let mut said = Said::default();

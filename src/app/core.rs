@@ -26,6 +26,7 @@ use crate::{
 pub(super) struct Core {
     pub(super) engine: Engine,
     pub(super) feed: Feed,
+    pub(super) watch_list: WatchList,
     deadlines: Deadlines,
     store: Opened,
     watch: [JoinHandle<()>; 2],
@@ -67,7 +68,7 @@ impl Core {
         watch_list.observe(&telemetry.metrics);
         let watch = [
             tokio::spawn(watch_store(store.store(), probes.clone())),
-            tokio::spawn(watch_list.keep(store.store())),
+            tokio::spawn(watch_list.clone().keep(store.store())),
         ];
         let deadlines = Deadlines {
             cancel_payment: limits.cancel_payment_deadline,
@@ -75,7 +76,17 @@ impl Core {
             other: limits.default_deadline,
         };
         let telemetry = telemetry.clone();
-        Ok(Self { engine, feed, deadlines, store, watch, worker, beside_feed, telemetry })
+        Ok(Self {
+            engine,
+            feed,
+            watch_list,
+            deadlines,
+            store,
+            watch,
+            worker,
+            beside_feed,
+            telemetry,
+        })
     }
 
     /// Its services.

@@ -38,6 +38,8 @@ pub(super) struct Material {
     pub(super) core: Option<CoreMaterial>,
     /// How cores elsewhere are reached; `None`: in plain text, or not at all.
     pub(super) core_tls: Option<channel::Tls>,
+    /// Whose certificates the console takes, and its own.
+    pub(super) console_tls: Tls,
     /// When the certificates end, in seconds since 1970, by the setting that names their file.
     pub(super) ends: Vec<(&'static str, i64)>,
 }
@@ -63,7 +65,8 @@ impl Material {
     /// Reads all of it. Blocks for as long as files and tokens take.
     pub(super) fn read(settings: &Settings, role: Role) -> Result<Self, StartError> {
         let ends = ends(settings, role);
-        let mut material = Self { front: None, core: None, core_tls: None, ends };
+        let console_tls = console_tls(settings)?;
+        let mut material = Self { front: None, core: None, core_tls: None, console_tls, ends };
         if role.has_bridge() {
             let setup =
                 Setup::new(clients(settings)?, identity(settings)?, bridge_limits(settings));
@@ -171,6 +174,10 @@ fn ends(settings: &Settings, role: Role) -> Vec<(&'static str, i64)> {
     if let Some(files) = settings.grpc.tls.as_ref().filter(|_| role.has_core()) {
         tell("grpc.tls.cert_file", tls::first_end(&files.cert_file));
         tell("grpc.tls.client_ca_file", tls::last_end(&files.client_ca_file));
+    }
+    if let Some(files) = &settings.console.tls {
+        tell("console.tls.cert_file", tls::first_end(&files.cert_file));
+        tell("console.tls.client_ca_file", tls::last_end(&files.client_ca_file));
     }
     if let Some(files) = settings.bridge.core_tls.as_ref().filter(|_| !role.has_core()) {
         tell("bridge.core_tls.cert_file", tls::first_end(&files.cert_file));
@@ -383,10 +390,22 @@ fn body_room(settings: &Settings) -> BodyRoom {
 pub(super) type Tls = Option<Arc<rustls::ServerConfig>>;
 
 fn grpc_tls(settings: &Settings) -> Result<Tls, StartError> {
-    let Some(files) = &settings.grpc.tls else { return Ok(None) };
+    mutual_tls(settings.grpc.tls.as_ref(), "grpc.tls", "h2")
+}
+
+fn console_tls(settings: &Settings) -> Result<Tls, StartError> {
+    mutual_tls(settings.console.tls.as_ref(), "console.tls", "http/1.1")
+}
+
+fn mutual_tls(
+    files: Option<&config::MutualTls>,
+    setting: &'static str,
+    protocol: &str,
+) -> Result<Tls, StartError> {
+    let Some(files) = files else { return Ok(None) };
     let clients = tls::Clients { ca: &files.client_ca_file, allowed_sans: &files.allowed_sans };
-    let config = tls::server(&files.cert_file, &files.key_file, Some(clients), &["h2"]);
-    config.map(Some).map_err(|source| StartError::Tls { setting: "grpc.tls", source })
+    let config = tls::server(&files.cert_file, &files.key_file, Some(clients), &[protocol]);
+    config.map(Some).map_err(|source| StartError::Tls { setting, source })
 }
 
 fn bridge_tls(settings: &Settings) -> Result<Tls, StartError> {

@@ -4,6 +4,7 @@
 //! rings there are is the role's: the core, the signed JSON front before it, or the front alone with cores elsewhere.
 
 mod beside;
+mod console;
 mod core;
 mod error;
 mod material;
@@ -28,11 +29,15 @@ pub use self::{
     store::{Closing, Opened, Tool, database, open_store, open_tool},
 };
 use crate::{
-    admin::Admin,
+    admin::{self, Admin},
     bridge::Bridge,
     config::{PathPrefix, Role, Settings},
     engine::Engine,
-    grpc::{channel::Channel, client, server::Health},
+    grpc::{
+        channel::Channel,
+        client::{self, look::Look},
+        server::Health,
+    },
     layer::budget::Budget,
     listen::{self, Bounds, Front, Protocol, Stop},
     telemetry::{Metrics, Telemetry, label, metrics::reached},
@@ -46,6 +51,8 @@ pub struct Running {
     pub bridge: Option<SocketAddr>,
     /// Where probes are answered.
     pub admin: SocketAddr,
+    /// Where the console is, if it is shown.
+    pub console: Option<SocketAddr>,
     /// What a reload replaces, until there is a task that does.
     live: Option<Live>,
     reloads: Arc<Outcomes>,
@@ -89,7 +96,8 @@ pub async fn start(
     role: Role,
     telemetry: &Telemetry,
 ) -> Result<Running, StartError> {
-    let Material { front, core: of_core, core_tls, ends } = Material::read(settings, role)?;
+    let Material { front, core: of_core, core_tls, console_tls, ends } =
+        Material::read(settings, role)?;
     let behind = match of_core {
         Some(material) => Behind::Here(Box::new(material)),
         None => Behind::Elsewhere(channel(settings, core_tls)?),
@@ -98,6 +106,8 @@ pub async fn start(
     let grpc = bind_if(role.has_core(), "grpc.listen", settings.grpc.listen)?;
     let bridge = bind_if(role.has_bridge(), "bridge.listen", settings.bridge.listen)?;
     let admin = bind("admin.listen", settings.admin.listen)?;
+    let console = console::listens_at(settings);
+    let console = console.map(|address| bind("console.listen", address)).transpose()?;
     observe(settings, role, &ends, &telemetry.metrics);
     let at = |bound: &Option<(TcpListener, SocketAddr)>| bound.as_ref().map(|(_, at)| *at);
     let (grpc_at, bridge_at, admin_at) = (at(&grpc), at(&bridge), admin.1);
@@ -138,8 +148,8 @@ pub async fn start(
 
     let reloads = Outcomes::begun();
     reloads.observe(&telemetry.metrics);
-    let mut live = Live { front: None, core: None, channel: None };
-    let (mut core, mut watch) = (None, None);
+    let mut live = Live { front: None, core: None, channel: None, console_tls: None };
+    let (mut core, mut watch, mut look) = (None, None, None);
     let client = match behind {
         Behind::Here(material) => {
             let CoreMaterial { tombstones, permissions, rates, room, bodies, tls, ring } =
@@ -147,6 +157,8 @@ pub async fn start(
             let of_core = LiveCore::new(permissions, rates, room, bodies, tls, &ring);
             let started = Core::start(settings, ring, tombstones, &probes, telemetry).await?;
             let server = started.server();
+            look =
+                Some((Look::in_process(&server, started.feed.clone()), started.watch_list.clone()));
             let (feed, reflection) = (started.feed.clone(), settings.grpc.reflection);
             let (calls, health) = server.stack(feed, reflection, of_core.door.clone());
             if let Some(grpc) = grpc {
@@ -180,6 +192,21 @@ pub async fn start(
         let bridge = Front { porter: Some(json.porter()), ..bridge };
         fronts.tasks.spawn(bridge.serve(json.router(), stop.clone(), open.clone()));
     }
+    let bridge = live.front.as_ref().map(|front| front.bridge.clone());
+    let shown = console::build(settings, look, bridge, telemetry);
+    let console_at = console.as_ref().map(|(_, at)| *at).or(shown.is_some().then_some(admin_at));
+    match (shown, console) {
+        (Some(shown), Some(console)) => {
+            let tls = console_tls.map(swapped);
+            live.console_tls.clone_from(&tls);
+            let room = Budget::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS);
+            let console = listening("console", console, tls, Protocol::Http1, room);
+            let pages = admin::console::router(shown);
+            fronts.tasks.spawn(console.serve(pages, fronts.stop_admin.clone(), TaskTracker::new()));
+        }
+        (Some(shown), None) => probes.set_console(shown),
+        (None, _) => {}
+    }
     if let Some((_, health)) = &core {
         health.serving().await;
     }
@@ -188,6 +215,7 @@ pub async fn start(
         grpc: grpc_at,
         bridge: bridge_at,
         admin: admin_at,
+        console: console_at,
         live: Some(live),
         reloads,
         metrics: telemetry.metrics.clone(),

@@ -143,6 +143,8 @@ pub(super) struct Live {
     pub(super) front: Option<LiveFront>,
     pub(super) core: Option<(LiveCore, Engine)>,
     pub(super) channel: Option<Channel>,
+    /// The console's certificates, where it has some.
+    pub(super) console_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
 }
 
 /// Of the JSON front.
@@ -185,7 +187,7 @@ impl LiveCore {
 impl Live {
     /// Replaces all of it. Nothing here can fail.
     fn replace(&self, material: Material) {
-        let Material { front, core, core_tls, ends: _ } = material;
+        let Material { front, core, core_tls, console_tls, ends: _ } = material;
         if let (Some(live), Some(front)) = (&self.front, front) {
             live.bridge.reload(front.setup);
             swap(live.tls.as_ref(), front.tls);
@@ -198,6 +200,7 @@ impl Live {
             live.bodies.resize(core.bodies);
             swap(live.tls.as_ref(), core.tls);
         }
+        swap(self.console_tls.as_ref(), console_tls);
         if let (Some(channel), Some(tls)) = (&self.channel, core_tls) {
             channel.set_tls(tls);
         }
@@ -218,10 +221,11 @@ fn swap(live: Option<&Arc<ArcSwap<rustls::ServerConfig>>>, tls: Tls) {
 }
 
 /// Settings whose change takes effect without a restart: by the beginning of their names.
-const LIVE: [&str; 15] = [
+const LIVE: [&str; 16] = [
     "bridge.core_tls.",
     "bridge.tls.",
     "clients.",
+    "console.tls.",
     "grpc.callers.",
     "grpc.max_in_flight",
     "grpc.rates.",

@@ -149,6 +149,22 @@ impl Bridge {
         self.setup.store(Arc::new(Setup { clients, ..setup }));
     }
 
+    /// The keys that clients have now: client, version, and when it ends, in milliseconds since 1970; in order.
+    pub fn client_keys(&self) -> Vec<(String, String, Option<i64>)> {
+        let setup = self.setup.load();
+        let mut keys: Vec<_> = setup
+            .clients
+            .iter()
+            .flat_map(|client| client.keys.iter().map(move |key| (client, key)))
+            .map(|(client, key)| {
+                let end = key.not_after.map(|end| end.unix_ms);
+                (client.id.as_str().to_owned(), key.version.to_string(), end)
+            })
+            .collect();
+        keys.sort();
+        keys
+    }
+
     /// Who turns requests away that there is no room for, before they come to the service.
     pub fn porter(&self) -> Arc<dyn Porter> {
         Arc::new(Doorkeeper::new(self.clone(), self.observe.clone()))

@@ -171,6 +171,11 @@ impl Clients {
         Self(self.0.into_iter().map(inherit).collect())
     }
 
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Client> {
+        self.0.values().map(|client| &**client)
+    }
+
     /// The client of this id.
     pub fn get(&self, id: &str) -> Option<&Arc<Client>> {
         self.0.get(id)

@@ -20,7 +20,7 @@ use crate::{
     domain::result::ResultCode,
     layer::Refusal,
     telemetry::{
-        Metrics, Span, Telemetry, Tracer,
+        Metrics, Recent, Span, Telemetry, Tracer,
         context::TraceContext,
         label,
         metrics::{BoundCounter, BoundSeconds, BoundUpDownCounter, Label},
@@ -47,6 +47,7 @@ pub(super) struct ObserveLayer(Arc<Observe>);
 
 struct Observe {
     metrics: Metrics,
+    recent: Recent,
     tracer: Tracer,
     scheme: &'static str,
     usual: Usual,
@@ -120,14 +121,16 @@ impl ObserveLayer {
         };
         let routes = paths.keys().map(|path| (path.clone(), route(path))).collect();
         let tracer = telemetry.tracer.clone();
-        Self(Arc::new(Observe { metrics, tracer, scheme, usual, routes }))
+        let recent = telemetry.recent.clone();
+        Self(Arc::new(Observe { metrics, recent, tracer, scheme, usual, routes }))
     }
 }
 
 impl ObserveLayer {
     /// Counts a request that was turned away before it came here.
     pub(super) fn turned_away(&self, api: Api, target: &str, refusal: Refusal, took: Duration) {
-        let Observe { metrics, usual, routes, .. } = &*self.0;
+        let Observe { metrics, recent, usual, routes, .. } = &*self.0;
+        recent.answered(ResultCode::RequestTrafficExceedLimit.status());
         if let Some(requests) = usual.requests(Some(api), ResultCode::RequestTrafficExceedLimit) {
             requests.add(1);
         }
@@ -234,7 +237,8 @@ impl Watch {
     }
 
     fn count(&self, answered: &Answered) {
-        let Observe { metrics, usual, .. } = &*self.observe;
+        let Observe { metrics, recent, usual, .. } = &*self.observe;
+        recent.answered(answered.code.status());
         if let Some(requests) = usual.requests(answered.api, answered.code) {
             requests.add(1);
         }
@@ -260,6 +264,9 @@ impl Watch {
         }
         if let Some(version) = &answered.proven {
             metrics.signature_verified.add(1, &[client(), label("version", Arc::clone(version))]);
+            if let Some(client) = &answered.client {
+                recent.signed(client.id.as_str(), version);
+            }
         }
         if let Some(cached) = answered.cached {
             if cached { usual.cached.add(1) } else { usual.computed.add(1) }

@@ -1,5 +1,7 @@
 //! `sandbox`: everything on loopback with throwaway keys, the two official samples played through it.
 
+mod demo;
+
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
@@ -43,6 +45,10 @@ pub struct Sandbox {
     /// Exit after the two exchanges: with status 0 only if both answered S and their signatures verified
     #[arg(long)]
     once: bool,
+    /// Fill the store with payments and authorizations in every state, and two consumers of the feed: something for the
+    /// console to show
+    #[arg(long)]
+    demo: bool,
 }
 
 /// Alipay+'s Client-Id in the sandbox.
@@ -92,6 +98,12 @@ impl Sandbox {
                 return Err(error);
             }
         };
+        if self.demo {
+            let engine = running.engine().context("the sandbox has a core")?;
+            let at = Addresses::of(&running)?;
+            demo::play(engine, &self.caller()?, at.bridge, at.grpc).await?;
+            println!("The demo's payments are there: their ids begin with demo-.");
+        }
         if self.once {
             running.stop().await;
             return if good { Ok(()) } else { Err(Failure.into()) };
@@ -107,7 +119,12 @@ impl Sandbox {
 
     async fn start(&self, listeners: &[(String, String)]) -> anyhow::Result<Running> {
         let file = self.dir.join(SETTINGS_FILE);
-        let loaded = Settings::load(Some(&file), std::iter::empty(), listeners)
+        // folders of earlier versions have settings without a console
+        let console =
+            [("access", "local".to_owned()), ("psp_ids", format!("{},{}", PAYMENT[1], TOKEN[1]))]
+                .map(|(name, value)| (format!("console.{name}"), value));
+        let flags: Vec<_> = listeners.iter().cloned().chain(console).collect();
+        let loaded = Settings::load(Some(&file), std::iter::empty(), &flags)
             .map_err(|error| Usage(error.to_string()))?;
         let telemetry = telemetry::Telemetry::local();
         serve::start(&loaded.settings, loaded.role, &telemetry).await
@@ -190,6 +207,7 @@ impl Sandbox {
         format!(
             r#"
 Serving until Ctrl-C: JSON on http://{bridge}/aps/api, gRPC on {grpc}, probes on http://{admin}/readyz
+The console, to look a payment up in a browser: http://{admin}/console
 Settings, keys and store are in {dir}; delete it to start afresh. In another terminal, try:
 
   # cancel the sample payment again: the same result, for ever

@@ -117,6 +117,7 @@ pub(super) async fn start(
         grpc = running.grpc.map(tracing::field::display),
         bridge = running.bridge.map(tracing::field::display),
         admin = %running.admin,
+        console = running.console.map(tracing::field::display),
         "ready"
     );
     Ok(running)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    ConfigError, Origin, Problem, Role, Settings, now, overlay, print,
+    ConfigError, Console, ConsoleAccess, Origin, Problem, Role, Settings, now, overlay, print,
     read::{Effective, Place, Report, Setting},
     tree::{self, Node, Way},
 };
@@ -142,11 +142,31 @@ impl Settings {
                 "callers prove who they are by certificate, so `grpc.tls` must be set".to_owned();
             say(["grpc.callers.0.sans", "grpc.listen"], text);
         }
+        let Console { access, listen, tls, .. } = &self.console;
+        let by_certificate = *access == ConsoleAccess::Certificate;
+        if by_certificate && (listen.is_none() || tls.is_none()) {
+            let text =
+                "`certificate` needs `console.listen`, since probes have no certificate, and \
+                 `console.tls`, which says whose are taken"
+                    .to_owned();
+            say(["console.access", "console.listen"], text);
+        }
+        if !by_certificate && tls.is_some() {
+            let text =
+                "`console.tls` says whose certificates are taken, so `console.access` must be \
+                 `certificate`"
+                    .to_owned();
+            say(["console.tls.cert_file", "console.access"], text);
+        }
+        let console_at = listen.filter(|_| *access != ConsoleAccess::Off);
         let listeners = [
             ("grpc.listen", self.grpc.listen, role.has_core()),
             ("bridge.listen", self.bridge.listen, role.has_bridge()),
             ("admin.listen", self.admin.listen, true),
         ];
+        let listeners = listeners
+            .into_iter()
+            .chain(console_at.map(|address| ("console.listen", address, true)));
         let listeners: Vec<_> = listeners
             .into_iter()
             .filter_map(|(name, address, is_bound)| is_bound.then_some((name, address)))

@@ -40,7 +40,10 @@ const SERVICES: &[(&str, &[&str])] = &[
         "PaymentService",
         &["RecordPayment", "GetPayment", "RecordFundReturn", "ListOutstandingPayments"],
     ),
-    ("TokenService", &["RecordToken", "IntrospectToken", "RevokeAuthorization"]),
+    (
+        "TokenService",
+        &["RecordToken", "IntrospectToken", "RevokeAuthorization", "GetAuthorization"],
+    ),
 ];
 
 /// Says what there is instead of a name that there is not.

@@ -16,7 +16,7 @@
 //! Never panics on what it reads, and never names a secret in an error.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -51,12 +51,14 @@ pub use methods::MethodPattern;
 pub use overlay::{ENVIRONMENT_PREFIX, environment};
 pub use role::Role;
 pub use tree::Origin;
-pub use values::{Allowed, DatabaseUrl, Durability, KeyState, LogFormat, PathPrefix, StoreUrl};
+pub use values::{
+    Allowed, ConsoleAccess, DatabaseUrl, Durability, KeyState, LogFormat, PathPrefix, StoreUrl,
+};
 
 use read::{at_least_one, if_set, section, within};
 use rules::{
     client_keys, collector, distinct_clients, distinct_consumers, distinct_prefixes, filled,
-    key_id, named, names, ratio, signing_keys,
+    header_name, key_id, named, names, ratio, signing_keys,
 };
 use values::{key_version, log_directive};
 
@@ -80,6 +82,8 @@ section! {
         bridge: Bridge;
         /// Probes and metrics.
         admin: Admin;
+        /// Pages for people.
+        console: Console;
         /// The state.
         store: Store;
         /// Who we are.
@@ -109,7 +113,7 @@ section! {
         /// Where to listen. Port 0 takes a free one.
         listen: SocketAddr = "127.0.0.1:50051";
         /// Without it, plain text, and everybody who reaches the port is trusted.
-        tls: Option<GrpcTls>;
+        tls: Option<MutualTls>;
         /// Whether the reflection service answers.
         reflection: bool = "true";
         /// Who may call what, by certificate. None: whoever is let in may call everything.
@@ -151,8 +155,8 @@ section! {
 }
 
 section! {
-    /// `[grpc.tls]`: callers prove themselves by certificate.
-    GrpcTls {
+    /// `[grpc.tls]`, `[console.tls]`: callers prove themselves by certificate.
+    MutualTls {
         /// Our certificate chain, PEM.
         cert_file: PathBuf;
         /// Its private key, PEM.
@@ -215,6 +219,25 @@ section! {
     Admin {
         /// Where to listen, always in plain text. Port 0 takes a free one.
         listen: SocketAddr = "127.0.0.1:9090";
+    }
+}
+
+section! {
+    /// `[console]`: pages for people, which only read.
+    Console {
+        /// Who may look: nobody (`off`); whoever comes from this very machine, as `kubectl port-forward` does (`local`);
+        /// whom a proxy names that lets in only users it knows (`proxy`); whoever has a certificate (`certificate`).
+        access: ConsoleAccess = "off";
+        /// Where to listen. Unset: beside the probes, at `admin.listen`, in plain text. Must be set for `certificate`.
+        listen: Option<SocketAddr>;
+        /// Of `certificate`: whose.
+        tls: Option<MutualTls>;
+        /// Of `proxy`: the header in which it names the user.
+        user_header: String = "x-forwarded-email" where header_name();
+        /// Of `proxy`: the addresses that it comes from. From anywhere else nobody is let in, whatever the header says.
+        proxies: Vec<IpAddr> = "127.0.0.1,::1" where at_least_one("or nobody comes through it");
+        /// The wallets that are searched when nobody says which, beside those of `clients.psp_ids`.
+        psp_ids: Vec<PspId> = "";
     }
 }
 

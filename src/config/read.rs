@@ -594,6 +594,18 @@ impl Leaf for std::net::SocketAddr {
     }
 }
 
+impl Leaf for std::net::IpAddr {
+    const EXPECTED: &'static str = "an address such as \"127.0.0.1\" or \"::1\"";
+
+    fn parse(value: &Value, _: Option<&Path>) -> Result<Self, Refused> {
+        text(value)?.parse().map_err(|_| Refused::Unexpected)
+    }
+
+    fn print(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
 impl Leaf for Duration {
     const EXPECTED: &'static str =
         "a duration, in quotes, with its unit: \"6500ms\", \"5s\", \"15m\", \"1h\" or \"30d\"";
@@ -629,4 +641,4 @@ impl Leaf for Duration {
     }
 }
 
-leaf!(NonZeroU32, f64, bool, String, PathBuf, std::net::SocketAddr, Duration);
+leaf!(NonZeroU32, f64, bool, String, PathBuf, std::net::IpAddr, std::net::SocketAddr, Duration);

@@ -53,6 +53,13 @@ pub(super) fn named() -> Check<String> {
     Check::expect("a text that is not empty, without control characters".to_owned(), legal)
 }
 
+/// A header's name.
+pub(super) fn header_name() -> Check<String> {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let legal = move |text: &String| !text.is_empty() && text.bytes().all(token);
+    Check::expect("a header's name such as \"x-forwarded-email\"".to_owned(), legal)
+}
+
 /// Bytes in hex.
 pub(super) fn key_id() -> Check<String> {
     let legal = |text: &String| {

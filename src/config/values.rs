@@ -182,6 +182,20 @@ pub enum LogFormat {
     Text,
 }
 
+/// Who may look at the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleAccess {
+    /// Nobody: it is not there.
+    Off,
+    /// Whoever comes from this machine.
+    Local,
+    /// Whom a proxy names.
+    Proxy,
+    /// Whoever has a certificate.
+    Certificate,
+}
+
+choice!(ConsoleAccess: "off" => Off, "local" => Local, "proxy" => Proxy, "certificate" => Certificate);
 choice!(Durability: "local" => Local, "replicated" => Replicated);
 choice!(LogFormat: "json" => Json, "text" => Text);
 choice!(AcquirerCheck: "enforce" => Enforce, "observe" => Observe);
@@ -285,6 +299,18 @@ impl Leaf for ConsumerName {
     }
 }
 
+impl Leaf for PspId {
+    const EXPECTED: &'static str = "an id of 1 to 64 characters, in quotes";
+
+    fn parse(value: &Value, _: Option<&Path>) -> Result<Self, Refused> {
+        Self::parse(text(value)?).map_err(|_| Refused::Unexpected)
+    }
+
+    fn print(&self) -> String {
+        quoted(self.as_str())
+    }
+}
+
 impl Leaf for Partitions {
     const SCALAR: Scalar = Scalar::Integer;
     const EXPECTED: &'static str = "a whole number from 1 to 1024";
@@ -313,7 +339,7 @@ impl Leaf for Timestamp {
 }
 
 leaf!(PathPrefix, StoreUrl);
-leaf!(ClientId, ConsumerName, Partitions, Timestamp);
+leaf!(ClientId, ConsumerName, Partitions, PspId, Timestamp);
 
 /// Milliseconds after midnight.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,6 +9,7 @@ use super::{hash_ring::HashRing, working::Working};
 use crate::{
     domain::{
         Alarm, Asked,
+        authorization::Authorization,
         cancel_payment::{self, CancelPayment},
         cancel_token::{self, Known},
         id::{AcquirerId, ClientId, PassThroughInfo, PspId, Token},
@@ -529,5 +530,30 @@ impl Command for LookUpPayment {
         _: &Policy,
     ) -> (Self::Answer, Option<Alarm>) {
         (working.payment(&self.0).cloned(), None)
+    }
+}
+
+/// A GetAuthorization. It rides in a transaction on every store: nobody asks for it often.
+pub(super) struct LookUpAuthorization(pub(super) AuthorizationKey);
+
+impl Command for LookUpAuthorization {
+    type Answer = Option<Authorization>;
+    const NAME: &str = "get_authorization";
+
+    fn wanted(&self, wanted: &mut Wanted) {
+        wanted.authorizations.push(self.0.clone());
+    }
+
+    fn partition(&self, partitions: Partitions) -> u16 {
+        self.0.partition(partitions)
+    }
+
+    fn decide(
+        &self,
+        working: &mut Working,
+        _: &Asked,
+        _: &Policy,
+    ) -> (Self::Answer, Option<Alarm>) {
+        (working.authorization(&self.0).cloned(), None)
     }
 }

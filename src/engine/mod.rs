@@ -28,7 +28,9 @@ use tokio::{
 
 use self::{
     batch::{Attempt, Entry, Waiting},
-    command::{Command, LookUpPayment, LookUpToken, QuotedCancelPayment, Tombstone},
+    command::{
+        Command, LookUpAuthorization, LookUpPayment, LookUpToken, QuotedCancelPayment, Tombstone,
+    },
 };
 pub use self::{
     command::{CancelToken, RecordToken},
@@ -38,13 +40,14 @@ pub use self::{
 use crate::{
     domain::{
         Alarm,
+        authorization::Authorization,
         cancel_payment::{self, CancelPayment},
         cancel_token,
         id::{ClientId, PspId, Token},
         import_payment::{self, ImportPayment},
         import_token,
         introspect_token::{self, Active},
-        key::PaymentKey,
+        key::{AuthorizationKey, PaymentKey},
         payment::Payment,
         policy::Policy,
         record_fund_return::{self, RecordFundReturn},
@@ -331,6 +334,15 @@ impl Engine {
             };
         }
         within(caller.deadline, self.inner.store.payment(key)).await
+    }
+
+    /// One authorization, as of now. A store that is suspect does not tell it.
+    pub async fn get_authorization(
+        &self,
+        key: AuthorizationKey,
+        caller: Caller,
+    ) -> Result<Option<Authorization>, Error> {
+        self.decide(&self.inner.records, LookUpAuthorization(key), caller).await
     }
 
     /// What holds for the store as a whole.

@@ -3,6 +3,8 @@
 //! In one process the generated client calls the generated server as a plain service, without a socket; elsewhere it
 //! goes over a [`Channel`]. Apart from that it is what any caller of gRPC does, and meets the same checks.
 
+pub mod look;
+
 use std::{convert::Infallible, time::Duration};
 
 use tonic::{Code, Request, body::Body, codegen::http, metadata::MetadataValue};

@@ -13,6 +13,7 @@ use crate::{
     domain::{
         Verdict,
         amount::{AMOUNT_MINOR_UNITS_MAX, Amount, Currency},
+        authorization::{Authorization, Revocation, RevocationCause},
         cancel_payment::{self, CancelPayment},
         cancel_token,
         id::{
@@ -300,6 +301,14 @@ pub(super) fn revoke_authorization(
     checks.end(key.map(|key| RevokeAuthorization { key }))
 }
 
+pub(super) fn get_authorization(
+    request: &wire::GetAuthorizationRequest,
+) -> Result<AuthorizationKey, Status> {
+    let mut checks = Checks::default();
+    let key = checks.authorization_key(&request.psp_id, &request.authorization_id);
+    checks.end(key)
+}
+
 /// A decided cancelPayment as its response; anything undecided as its status.
 pub(super) fn payment_cancelled(
     outcome: cancel_payment::Outcome,
@@ -429,6 +438,28 @@ pub(super) fn authorization_revoked(
         Outcome::Accepted => Answer::Accepted,
     };
     wire::RevokeAuthorizationResponse { answer: answer.into() }
+}
+
+pub(super) fn authorization_told(
+    key: &AuthorizationKey,
+    authorization: Authorization,
+) -> wire::GetAuthorizationResponse {
+    use wire::RevocationCause as Cause;
+    let revocation = |it: Revocation| wire::Revocation {
+        revoked_at: Some(time(it.at)),
+        cause: match it.cause {
+            RevocationCause::CancelToken => Cause::CancelToken,
+            RevocationCause::RevokeAuthorization => Cause::RevokeAuthorization,
+        }
+        .into(),
+        trace_id: it.trace.map(|trace| trace.to_string()).unwrap_or_default(),
+    };
+    wire::GetAuthorizationResponse {
+        psp_id: key.psp.as_str().to_owned(),
+        authorization_id: key.authorization.as_str().to_owned(),
+        acquirer_id: authorization.acquirer.as_str().to_owned(),
+        revocation: authorization.revoked.map(revocation),
+    }
 }
 
 pub(super) fn payment_told(key: &PaymentKey, payment: &Payment) -> wire::GetPaymentResponse {

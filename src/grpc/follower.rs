@@ -100,6 +100,27 @@ impl Follower {
         Ok(())
     }
 
+    /// Sets an event aside, with a reason.
+    pub async fn park(
+        &self,
+        consumer: &str,
+        (subscription, epoch): (&str, u64),
+        event: &CancellationEvent,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let request = wire::ParkRequest {
+            consumer: consumer.to_owned(),
+            event_id: event.event_id.clone(),
+            reason: reason.to_owned(),
+            partition: event.partition,
+            position: event.position,
+            epoch,
+            subscription_id: Some(subscription.to_owned()),
+        };
+        self.client.clone().park(asking(request)).await?;
+        Ok(())
+    }
+
     /// How far a consumer is behind.
     pub async fn lag(&self, consumer: String) -> Result<GetLagResponse, Error> {
         let request = asking(wire::GetLagRequest { consumer });

@@ -15,12 +15,15 @@ pub mod server;
 mod status;
 
 /// Generated from `proto/`.
-mod wire {
+pub mod wire {
     #![expect(clippy::pedantic, reason = "generated code")]
     #![allow(missing_docs, reason = "generated code; its documentation is the proto's")]
     #![allow(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "generated code")]
 
     tonic::include_proto!("alipayplus.cancel.v1");
+
+    /// A moment, as messages tell it.
+    pub type Time = prost_types::Timestamp;
 
     /// What reflection answers from.
     pub(super) const DESCRIPTORS: &[u8] =

@@ -1,9 +1,9 @@
 //! The services over the engine, the feed in a file of its own: check, decide, answer.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
-use tonic::{Request, Response, Status, service::Routes};
-use tower::Layer as _;
+use tonic::{Request, Response, Status, body::Body, codegen::http, service::Routes};
+use tower::{Layer as _, util::BoxCloneSyncService};
 
 mod feed;
 mod import;
@@ -24,6 +24,7 @@ use crate::{
     engine::{self, Caller, Engine, Error},
     feed::Feed,
     layer::deadline,
+    listen::Peer,
     telemetry::{Span, Telemetry, label},
 };
 
@@ -93,6 +94,16 @@ impl Server {
         Observe::new(&self.telemetry, IN_PROCESS).layer(self.bare_cancel_service())
     }
 
+    /// What people look at: payments, tokens and the feed, without a door. Not counted, since no caller asks.
+    pub(super) fn services_to_look_at(&self, feed: Feed) -> [Unseen; 3] {
+        let feed = feed::Server::new(feed, self.deadlines.other);
+        [
+            BoxCloneSyncService::new(PaymentServiceServer::new(self.clone())),
+            BoxCloneSyncService::new(TokenServiceServer::new(self.clone())),
+            BoxCloneSyncService::new(FeedServiceServer::new(feed)),
+        ]
+    }
+
     /// What the network may call, behind its door: all services as routes by path, with health per service and, if asked
     /// for, reflection.
     pub fn stack(&self, feed: Feed, reflection: bool, door: Door) -> (Stack, Health) {
@@ -147,6 +158,9 @@ impl Server {
     }
 }
 
+/// A service that is called without a socket before it.
+pub(super) type Unseen = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
+
 /// The front of a call from the network, in metrics.
 const NETWORK: &str = "grpc";
 /// And of one that the bridge in this process makes.
@@ -161,6 +175,11 @@ fn caller<T>(request: &Request<T>, default: Duration) -> Caller {
     let client = text(CLIENT_ID).and_then(ClientId::parse);
     let trace = request.extensions().get::<Span>().cloned();
     Caller { deadline: engine::now() + wait, client, trace }
+}
+
+/// Whether it came over the network: the bridge in this process tells of its own answers itself.
+fn came_in<T>(request: &Request<T>) -> bool {
+    request.extensions().get::<Peer>().is_some()
 }
 
 /// The log gets the cause, the peer the code's text.
@@ -178,9 +197,13 @@ impl wire::cancel_service_server::CancelService for Server {
         let caller = caller(&request, self.deadlines.cancel_payment);
         // a bridge counts its own, wherever it is
         let direct = caller.client.is_none();
+        let came_in = came_in(&request);
         let decided = self.decide_payment(request.get_ref(), caller).await;
         if direct {
             self.count(1, "cancelPayment", code(&decided));
+        }
+        if came_in {
+            self.telemetry.recent.answered(code(&decided).status());
         }
         decided.map(|(_, answer)| answer)
     }
@@ -191,9 +214,13 @@ impl wire::cancel_service_server::CancelService for Server {
     ) -> Result<Response<wire::CancelTokenResponse>, Status> {
         let caller = caller(&request, self.deadlines.cancel_token);
         let direct = caller.client.is_none();
+        let came_in = came_in(&request);
         let decided = self.decide_token(request.get_ref(), caller).await;
         if direct {
             self.count(1, "cancelToken", code(&decided));
+        }
+        if came_in {
+            self.telemetry.recent.answered(code(&decided).status());
         }
         decided.map(|(_, answer)| answer)
     }
@@ -327,5 +354,18 @@ impl wire::token_service_server::TokenService for Server {
             .await
             .map_err(|error| failed(&error))?;
         Ok(Response::new(convert::authorization_revoked(outcome)))
+    }
+
+    async fn get_authorization(
+        &self,
+        request: Request<wire::GetAuthorizationRequest>,
+    ) -> Result<Response<wire::GetAuthorizationResponse>, Status> {
+        let caller = caller(&request, self.deadlines.other);
+        let key = convert::get_authorization(request.get_ref())?;
+        let told = self.engine.get_authorization(key.clone(), caller).await;
+        let authorization = told.map_err(|error| failed(&error))?;
+        let authorization = authorization
+            .ok_or_else(|| Status::not_found("nothing is known of this authorization"))?;
+        Ok(Response::new(convert::authorization_told(&key, authorization)))
     }
 }

@@ -12,6 +12,7 @@ pub mod metrics;
 mod otlp;
 pub mod panics;
 mod process;
+pub mod recent;
 pub mod span;
 
 use std::{borrow::Cow, sync::Arc};
@@ -26,6 +27,7 @@ pub use self::{
     log::{Format, start},
     metrics::{Instruments, Metrics, label},
     otlp::Endpoint,
+    recent::Recent,
     span::{Span, Tracer},
 };
 
@@ -58,6 +60,8 @@ pub struct Telemetry {
     pub metrics: Metrics,
     /// Makes spans.
     pub tracer: Tracer,
+    /// The last hour, for people.
+    pub recent: Recent,
     registry: Registry,
     meters: SdkMeterProvider,
     otlp: Option<Arc<Otlp>>,
@@ -111,7 +115,14 @@ impl Telemetry {
             otlp.count(&metrics);
         }
         let tracer = Tracer::new(otlp.as_ref().map(|otlp| otlp.traces.tracer(NAME)), ratio);
-        Self { metrics, tracer, registry, meters, otlp: otlp.map(Arc::new) }
+        Self {
+            metrics,
+            tracer,
+            recent: Recent::default(),
+            registry,
+            meters,
+            otlp: otlp.map(Arc::new),
+        }
     }
 
     /// All metrics, as Prometheus reads them.

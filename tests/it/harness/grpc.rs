@@ -69,6 +69,7 @@ calls! {
     TokenServiceClient.record_token(RecordTokenRequest) -> RecordTokenResponse;
     TokenServiceClient.introspect_token(IntrospectTokenRequest) -> IntrospectTokenResponse;
     TokenServiceClient.revoke_authorization(RevokeAuthorizationRequest) -> RevokeAuthorizationResponse;
+    TokenServiceClient.get_authorization(GetAuthorizationRequest) -> GetAuthorizationResponse;
     PaymentServiceClient.list_outstanding_payments(ListOutstandingPaymentsRequest) -> ListOutstandingPaymentsResponse;
     FeedServiceClient.acknowledge(AcknowledgeRequest) -> AcknowledgeResponse;
     FeedServiceClient.park(ParkRequest) -> ParkResponse;

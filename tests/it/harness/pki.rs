@@ -82,13 +82,8 @@ impl Issued {
     }
 }
 
-/// A TLS connection that the service has taken, and the certificate it showed: over HTTP/2 it speaks first. Otherwise the
-/// error has its alert.
-pub fn handshake(
-    address: SocketAddr,
-    ca: &str,
-    issued: Option<&Issued>,
-) -> io::Result<(StreamOwned<ClientConnection, TcpStream>, Vec<u8>)> {
+/// A client's set-up: whom it trusts, what it shows, what it wants to speak.
+pub fn tls(ca: &str, issued: Option<&Issued>, protocol: &str) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
@@ -102,7 +97,18 @@ pub fn handshake(
             builder.with_client_auth_cert(chain, key).unwrap()
         }
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    config
+}
+
+/// A TLS connection that the service has taken, and the certificate it showed: over HTTP/2 it speaks first. Otherwise the
+/// error has its alert.
+pub fn handshake(
+    address: SocketAddr,
+    ca: &str,
+    issued: Option<&Issued>,
+) -> io::Result<(StreamOwned<ClientConnection, TcpStream>, Vec<u8>)> {
+    let config = tls(ca, issued, "h2");
     let name = ServerName::IpAddress(IpAddr::from(address.ip()));
     let client = ClientConnection::new(Arc::new(config), name).unwrap();
     let socket = TcpStream::connect(address)?;
