@@ -142,6 +142,8 @@ def write():
 # the settings that the chart sets itself; every other one of the service must have its place under `settings`
 CHART_SETS = {
     "grpc.listen", "bridge.listen", "admin.listen", "bridge.core", "store.url", "store.password_file", "store.migrate_at_start",
+    # a port of its own, which the chart's Services do not have
+    "console.listen", "console.tls.cert_file", "console.tls.key_file", "console.tls.client_ca_file", "console.tls.allowed_sans",
 }
 
 

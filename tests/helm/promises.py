@@ -379,7 +379,7 @@ def live(c):
     left |= {f"{section}.{name}." for section in ("grpc", "bridge") for name in words(r"range list ([^}]*)}}")}
     left |= {f"limits.{name}" for name in words(r'"limits" \(omit \. ([^)]*)\)')}
     covered = lambda name, by: any(name.startswith(other) or other.startswith(name) for other in by)
-    return [f"the service takes over {name}, and pods restart for it" for name in taken - {"limits.body_"} if not covered(name, left)] + [
+    return [f"the service takes over {name}, and pods restart for it" for name in taken - {"limits.body_", "console.tls."} if not covered(name, left)] + [
         f"{name} is left out, and the service does not take it over" for name in left - {"grpc.core_tls."} if not covered(name, taken)]
 
 

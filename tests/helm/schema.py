@@ -102,6 +102,9 @@ SETTINGS = table(
         path_prefixes=entries(text(r"^(/[-A-Za-z0-9._~!$&'()*+,;=:@]+)*$"), minItems=1, uniqueItems=True), http2=FLAG,
         tls=table(cert_file=PUBLIC_FILE, key_file=SECRET_FILE, client_ca_file=PUBLIC_FILE),
         core_tls=table(ca_file=PUBLIC_FILE, cert_file=PUBLIC_FILE, key_file=SECRET_FILE, server_name=text(DNS_NAME))),
+    # `certificate` wants a port of its own, which the chart's Services do not have
+    console=table(access=choice("off", "local", "proxy"), user_header=text(r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$"),
+                  proxies=entries(text(minLength=1), minItems=1), psp_ids=TEXTS),
     store=table(partitions=count(1, 1024), durability=choice("local", "replicated"), workers=count(1, 256),
                 spare_connections=count(1, 256)),
     identity=table(keys=entries(table(

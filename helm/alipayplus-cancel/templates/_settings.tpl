@@ -20,7 +20,7 @@ Sets on the tier
 {{- /* its log lines are all that a Job tells */}}
 {{- $_ := set $s "telemetry" (pick (default dict $all.telemetry) "log_format" "log_level") }}
 {{- else }}
-{{- range $section := list "telemetry" "limits" "reload" "shutdown" }}
+{{- range $section := list "console" "telemetry" "limits" "reload" "shutdown" }}
 {{- $_ := set $s $section (default dict (get $all $section)) }}
 {{- end }}
 {{- $_ := set $s "admin" (dict "listen" (printf "%s:9090" $values.service.listenAddress)) }}
