@@ -1,6 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics` on a listener of their own, for the platform; and the [`console`], for people.
 
 pub mod console;
+mod reference;
 
 use std::sync::{
     Arc, OnceLock,
@@ -26,6 +27,7 @@ pub struct Admin {
     core: Arc<AtomicBool>,
     metrics: Arc<OnceLock<Metrics>>,
     console: Arc<OnceLock<Arc<Console>>>,
+    openapi: Arc<OnceLock<String>>,
 }
 
 const STARTING: u8 = 0;
@@ -50,12 +52,18 @@ impl Admin {
             core,
             metrics: Arc::default(),
             console: Arc::default(),
+            openapi: Arc::default(),
         }
     }
 
     /// What makes the text of a scrape; the first one counts.
     pub fn set_metrics(&self, metrics: impl Fn() -> String + Send + Sync + 'static) {
         drop(self.metrics.set(Box::new(metrics)));
+    }
+
+    /// The JSON endpoint's contract, where there is such an endpoint.
+    pub fn set_openapi(&self, document: String) {
+        drop(self.openapi.set(document));
     }
 
     /// The console, if it is shown beside the probes.
@@ -84,6 +92,9 @@ impl Admin {
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
+            .route("/openapi.json", get(openapi))
+            .route("/reference", get(|| async { console::document(reference::page()) }))
+            .route("/reference/style.css", get(|| async { console::style(reference::CSS) }))
             .route("/console", any(shown))
             .route("/console/{*page}", any(shown))
             .with_state(self)
@@ -108,6 +119,17 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready: no core is reachable\n");
     }
     (StatusCode::OK, "ready\n")
+}
+
+async fn openapi(State(admin): State<Admin>) -> Response {
+    match admin.openapi.get() {
+        Some(document) => {
+            ([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response()
+        }
+        None => {
+            (StatusCode::NOT_FOUND, "a core has no JSON endpoint: ask a bridge\n").into_response()
+        }
+    }
 }
 
 async fn shown(State(admin): State<Admin>, request: Request) -> Response {

@@ -10,7 +10,7 @@ use std::{
 use alipayplus_cancel::cli::{
     Failure, backup::Backup, call::Call, config::ConfigArgs, doctor::Doctor, exit_status,
     feed::Feed, health::Health, import::Import, keys::Keys, migrate::Migrate,
-    migrate_store::MigrateStore, openapi::OpenApi, panics_tell_no_values, print_all,
+    migrate_store::MigrateStore, openapi::OpenApi, panics_tell_no_values, print_all, proto::Proto,
     reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
 };
 use anyhow::Context as _;
@@ -53,6 +53,7 @@ enum Command {
     Feed(Feed),
     #[command(name = "openapi")]
     OpenApi(OpenApi),
+    Proto(Proto),
     /// Prints a shell's completions
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => block_on(serve.run()),
         Command::Call(call) => block_on(call.run()),
         Command::OpenApi(openapi) => openapi.run(),
+        Command::Proto(proto) => proto.run(),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let (name, mut script) = (command.get_name().to_owned(), Vec::new());

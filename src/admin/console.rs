@@ -110,6 +110,16 @@ pub(super) async fn serve(State(console): State<Arc<Console>>, request: Request)
     }
 }
 
+/// A page that anybody may see.
+pub(super) fn document(page: maud::Markup) -> Response {
+    respond(StatusCode::OK, HTML, page.into_string().into())
+}
+
+/// A style sheet that anybody may see.
+pub(super) fn style(sheet: &'static str) -> Response {
+    respond(StatusCode::OK, "text/css; charset=utf-8", sheet.into())
+}
+
 const STYLE: &str = "/console/style.css";
 const HTML: &str = "text/html; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";

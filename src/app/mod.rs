@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     admin::{self, Admin},
-    bridge::Bridge,
+    bridge::{Bridge, openapi},
     config::{PathPrefix, Role, Settings},
     engine::Engine,
     grpc::{
@@ -185,6 +185,7 @@ pub async fn start(
         let prefixes: Vec<&str> =
             settings.bridge.path_prefixes.iter().map(PathPrefix::as_str).collect();
         let scheme = if settings.bridge.tls.is_some() { "https" } else { "http" };
+        probes.set_openapi(format!("{:#}\n", openapi::document(&prefixes)));
         let json = Bridge::new(&prefixes, setup, client, telemetry, scheme);
         let tls = tls.map(swapped);
         live.front = Some(LiveFront { bridge: json.clone(), tls: tls.clone() });

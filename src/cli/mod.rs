@@ -26,6 +26,7 @@ pub mod migrate;
 pub mod migrate_store;
 pub mod openapi;
 mod progress;
+pub mod proto;
 pub mod reconcile;
 mod role;
 pub mod sandbox;

@@ -37,7 +37,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("bridge", &["domain", "grpc::client", "layer", "listen::Peer", "listen::Porter", "telemetry"]),
     (
         "admin",
-        &["domain", "grpc::client", "grpc::wire", "listen::Identity", "listen::Peer", "telemetry"],
+        &[
+            "domain",
+            "grpc::client",
+            "grpc::reference",
+            "grpc::wire",
+            "listen::Identity",
+            "listen::Peer",
+            "telemetry",
+        ],
     ),
     ("config", &["domain"]),
     ("tls", &[]),

@@ -48,6 +48,7 @@ mod oracle;
 mod plain;
 mod postgres;
 mod properties;
+mod reference;
 mod reload;
 mod replicas;
 mod rotate;
