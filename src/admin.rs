@@ -133,13 +133,11 @@ async fn openapi(State(admin): State<Admin>) -> Response {
 }
 
 async fn shown(State(admin): State<Admin>, request: Request) -> Response {
-    match admin.console.get() {
-        Some(console) => console::serve(State(Arc::clone(console)), request).await,
-        None => {
-            let why = "the console is not shown here: console.access and console.listen say where and to whom\n";
-            (StatusCode::NOT_FOUND, why).into_response()
-        }
-    }
+    let Some(console) = admin.console.get() else {
+        let why = "the console is not shown here: console.access and console.listen say where and to whom\n";
+        return (StatusCode::NOT_FOUND, why).into_response();
+    };
+    console::serve(State(Arc::clone(console)), request).await
 }
 
 async fn metrics(State(admin): State<Admin>) -> ([(header::HeaderName, &'static str); 1], String) {

@@ -34,11 +34,14 @@ pub struct Minute {
 #[derive(Clone, Debug, Default)]
 pub struct Recent(Arc<Inner>);
 
+/// A client, and the version of its key.
+type ClientKey = (Box<str>, Box<str>);
+
 #[derive(Debug)]
 struct Inner {
     slots: [Slot; SLOTS],
     /// Seconds since 1970 of the last proven request, by client and key version.
-    signed: RwLock<BTreeMap<(Box<str>, Box<str>), AtomicI64>>,
+    signed: RwLock<BTreeMap<ClientKey, AtomicI64>>,
 }
 
 impl Default for Inner {
