@@ -469,6 +469,15 @@ impl Running {
         self.runtime.block_on(&mut self.reader)
     }
 
+    /// Waits until so many answers were heard.
+    pub fn wait_for(&mut self, answers: usize) {
+        let load = Arc::clone(&self.load);
+        eventually("the load is answered", || {
+            self.assert_sound();
+            (load.answers() >= answers).then_some(())
+        });
+    }
+
     /// After a restart: every key that came to its end since the last time is asked again and its history is checked,
     /// and so are `older` keys of all before, against the ledger. `recent`: at most as many of the former.
     pub fn ask_again(&mut self, recent: usize, older: usize) {

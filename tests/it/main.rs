@@ -23,6 +23,7 @@ mod both_fronts;
 mod check_order;
 mod cli;
 mod crash;
+mod crash_loops;
 mod decisions;
 mod dmz;
 mod doctor;
