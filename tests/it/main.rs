@@ -48,6 +48,7 @@ mod openapi;
 mod oracle;
 mod plain;
 mod postgres;
+mod power;
 mod properties;
 mod reload;
 mod replicas;
