@@ -24,6 +24,7 @@ mod check_order;
 mod cli;
 mod crash;
 mod crash_loops;
+mod cut_connections;
 mod decisions;
 mod dmz;
 mod doctor;
