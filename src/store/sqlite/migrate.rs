@@ -13,7 +13,7 @@ use super::{
     super::Error,
     HashKeyFingerprints, OpenError,
     chain::{self, Changed, Kind},
-    opening,
+    opening, standing,
 };
 use crate::domain::{id::TokenHash, key::Partitions};
 
@@ -61,8 +61,10 @@ pub(super) fn run(
         transaction
             .pragma_update(None, "user_version", u32::try_from(version).unwrap_or(u32::MAX))
             .map_err(sqlite)?;
-        if step == 0 {
-            first(&transaction, partitions).map_err(sqlite)?;
+        match version {
+            1 => first(&transaction, partitions).map_err(sqlite)?,
+            2 => standing::begin_journal(&transaction).map_err(sqlite)?,
+            _ => {}
         }
     }
     let found = number(&transaction, "partitions").map_err(sqlite)?;
@@ -177,6 +179,13 @@ fn hash_keys(connection: &Connection) -> rusqlite::Result<Vec<[u8; 16]>> {
         .prepare("SELECT fingerprint FROM hash_key")?
         .query_map([], |row| row.get(0))?
         .collect()
+}
+
+/// Whether tokens were hashed, and with no key that is the one to hash with: such a store is refused at start.
+pub(super) fn lacks_primary(connection: &Connection) -> rusqlite::Result<bool> {
+    const SELECT: &str = "SELECT (EXISTS (SELECT 1 FROM hash_key) OR EXISTS (SELECT 1 FROM token))
+         AND NOT EXISTS (SELECT 1 FROM hash_key WHERE is_primary = 1)";
+    connection.query_row(SELECT, [], |row| row.get(0))
 }
 
 /// Refuses a ring that lacks a key in use, admits new keys, and answers which one is primary.
