@@ -74,6 +74,9 @@ fn crash_loop(mut options: Options, database: Option<&Cluster>) {
             }
         }
         load.load.moved(&service);
+        if nth % 50 == 49 {
+            println!("round {}: {} answers", nth + 1, load.load.answers());
+        }
         load.ask_again(usize::MAX, OLDER);
     }
     load.finish(usize::MAX);

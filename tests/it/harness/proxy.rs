@@ -142,9 +142,9 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             // ends with its connection
             thread::spawn(move || {
                 if is_up {
-                    up(&link, &shared)
+                    up(&link, &shared);
                 } else {
-                    down(&link)
+                    down(&link);
                 }
                 link.cut();
             });
