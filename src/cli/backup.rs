@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use super::{Steps, Usage, settings};
-use crate::{config::StoreUrl, store::sqlite::Sqlite};
+use crate::{app::hash_ring, config::StoreUrl, store::sqlite::Sqlite};
 
 /// Copies the embedded store (SQLite) into one file, beside the running service
 ///
 /// The copy is complete up to one moment, durable and checked when this ends; no file is overwritten. It holds hashes of
 /// tokens, not tokens; the files of tokens.hash_key_files belong into a backup of their own, for without them it is of no
-/// use.
+/// use. A key that it needs and the settings lack is an error; the copy stays.
 ///
 /// Whoever serves from a copy serves from the past, so a store that is opened from it is suspect and decides nothing:
 /// cancels are answered U (ask again) until `reconcile` has brought in what consumers of the feed kept since.
@@ -42,13 +42,13 @@ impl Backup {
     /// Copies it.
     pub async fn run(self) -> anyhow::Result<()> {
         let settings = settings(&self.config)?.settings;
-        let StoreUrl::Sqlite { path } = settings.store.url else {
+        let StoreUrl::Sqlite { path } = &settings.store.url else {
             bail!(Usage(
                 "store.url is a database: back it up with its own tools, pg_basebackup or pgBackRest; see `backup --help`"
                     .into()
             ));
         };
-        let to = self.to.clone();
+        let (from, path, to) = (path.clone(), path.clone(), self.to.clone());
         let copied = tokio::task::spawn_blocking(move || {
             let mut steps = Steps::default();
             Sqlite::backup(&path, &to, |at| {
@@ -57,6 +57,17 @@ impl Backup {
             })
         });
         copied.await??;
+        // the copy stands, but nobody should rely on it with the files that are named here
+        let to = self.to.display();
+        let ring = hash_ring(&settings).with_context(|| {
+            format!("{to} is a complete copy, and of no use without the keys of its tokens")
+        })?;
+        if let Some(fingerprint) = Sqlite::missing_hash_key(&from, ring.fingerprints())? {
+            bail!(
+                "{to} is a complete copy, but tokens of it are hashed with a key (fingerprint {fingerprint}) that \
+                 tokens.hash_key_files lacks; back that key up too"
+            );
+        }
         println!("{} is a complete and checked copy", self.to.display());
         Ok(())
     }

@@ -95,6 +95,23 @@ impl Key {
         }
     }
 
+    /// A key whose commands the caller makes up itself; if it is a payment, it was initiated then.
+    pub fn plain(id: String, is_payment: bool, initiated_at: SystemTime) -> Self {
+        let never = SystemTime::UNIX_EPOCH.into();
+        Self {
+            id,
+            is_payment,
+            initiated: FRESH,
+            initiated_at: [(OLD, never), (FRESH, initiated_at.into()), (TURN, never)],
+            cancel_from: 0,
+            refund_from: 0,
+            history: Mutex::default(),
+            sent: AtomicUsize::new(0),
+            callers: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+        }
+    }
+
     /// The name with this key's id before it.
     pub fn full(&self, name: Text) -> String {
         format!("{}/{name}", self.id)

@@ -1,4 +1,5 @@
-//! Many callers race over few keys at replicas that are killed and frozen meanwhile, and so is their database; then
+//! Many callers race over few keys, at both fronts of replicas that are killed and frozen meanwhile, and so is their
+//! database; then
 //! [`crate::history`] looks through what each of them heard, and the feed is compared with what is.
 //!
 //! The suite runs it for some seconds. `ALIPAYPLUS_CANCEL_TESTS_RACE_S=60` is acceptance.
@@ -20,15 +21,17 @@ use tokio::{runtime::Runtime, task::JoinSet};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    asked::{Key, MARK, Unknown, announcements},
+    asked::{Heard, Key, MARK, Unknown, announcements},
     follower::Follower,
     harness::{
         PATIENCE,
+        json::{Connection, Json},
         postgres::{self, Cluster},
         service::{Options, Service},
         unique,
     },
     history::{self, Answer, Command, Operation},
+    load::ask_over_json,
     oracle::{self, NewToken, Text},
 };
 
@@ -48,9 +51,10 @@ const CALL: Duration = Duration::from_secs(3);
 // ---------------------------------------------------------------- the race
 
 /// Where a replica is now; it has other ports after a restart.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Place {
     address: SocketAddr,
+    json: Json,
     generation: usize,
 }
 
@@ -79,8 +83,10 @@ fn channel(address: SocketAddr) -> Channel {
 impl Race {
     fn new(replicas: &[Service], length: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(1);
-        let place =
-            |replica: &Service| Mutex::new(Place { address: replica.ports().grpc, generation: 0 });
+        let place = |replica: &Service| {
+            let (address, json) = (replica.ports().grpc, replica.json());
+            Mutex::new(Place { address, json, generation: 0 })
+        };
         let slots = (0..LIVE_KEYS).map(|_| Mutex::new(Arc::new(new_key(&mut rng))));
         let begun = Instant::now();
         Self {
@@ -101,12 +107,13 @@ impl Race {
     }
 
     fn place(&self, replica: usize) -> Place {
-        *self.places[replica].lock().expect("no panic")
+        self.places[replica].lock().expect("no panic").clone()
     }
 
-    fn moved(&self, replica: usize, address: SocketAddr) {
+    fn moved(&self, replica: usize, service: &Service) {
         let mut place = self.places[replica].lock().expect("no panic");
-        *place = Place { address, generation: place.generation + 1 };
+        let (address, json) = (service.ports().grpc, service.json());
+        *place = Place { address, json, generation: place.generation + 1 };
     }
 
     /// A key with room for another caller, and how many operations it has had.
@@ -132,7 +139,7 @@ impl Race {
         }
     }
 
-    /// One operation, kept in the key's history. None: no answer.
+    /// One operation over gRPC, kept in the key's history. None: no answer.
     async fn operate(
         &self,
         key: &Key,
@@ -140,14 +147,39 @@ impl Race {
         channel: Channel,
         command: Command,
     ) -> Option<Answer> {
-        let index = {
-            let mut history = key.history.lock().expect("no panic");
-            let command = command.clone();
-            let sent = self.now();
-            history.push(Operation { caller, command, sent, heard: None, decided: None });
-            history.len() - 1
-        };
+        let index = self.sent(key, caller, &command);
         let told = key.ask(channel, &command, CALL).await;
+        self.heard(key, index, told)
+    }
+
+    /// A cancel as Alipay+ sends it, on a connection that is kept.
+    async fn operate_over_json(
+        &self,
+        key: &Arc<Key>,
+        caller: usize,
+        json: Json,
+        connection: &mut Option<Connection>,
+        command: Command,
+    ) -> Option<Answer> {
+        let index = self.sent(key, caller, &command);
+        let (asked, mut kept) = (Arc::clone(key), connection.take());
+        let asking = tokio::task::spawn_blocking(move || {
+            let told = ask_over_json(&asked, &json, &mut kept, &command);
+            (told, kept)
+        });
+        let (told, kept) = asking.await.expect("nothing impossible over JSON");
+        *connection = kept;
+        self.heard(key, index, told)
+    }
+
+    fn sent(&self, key: &Key, caller: usize, command: &Command) -> usize {
+        let mut history = key.history.lock().expect("no panic");
+        let (command, sent) = (command.clone(), self.now());
+        history.push(Operation { caller, command, sent, heard: None, decided: None });
+        history.len() - 1
+    }
+
+    fn heard(&self, key: &Key, index: usize, told: Heard) -> Option<Answer> {
         let heard_at = self.now();
         let Ok((answer, decided)) = told else {
             key.open.fetch_add(1, Ordering::SeqCst);
@@ -163,6 +195,7 @@ impl Race {
     async fn call(self: Arc<Self>, caller: usize) {
         let mut rng = StdRng::seed_from_u64(caller.try_into().expect("few"));
         let mut channels: HashMap<usize, (usize, Channel)> = HashMap::new();
+        let mut connections: HashMap<usize, (usize, Option<Connection>)> = HashMap::new();
         while !self.is_over() {
             let (key, nth) = self.take(&mut rng);
             let command = key.command(nth, &mut rng);
@@ -172,7 +205,18 @@ impl Race {
             if known.0 != place.generation {
                 *known = (place.generation, channel(place.address));
             }
-            let answer = self.operate(&key, caller, known.1.clone(), command).await;
+            let is_cancel =
+                matches!(command, Command::CancelPayment { .. } | Command::CancelToken { .. });
+            let answer = if is_cancel && rng.random_bool(0.5) {
+                let kept = connections.entry(replica).or_insert_with(|| (0, None));
+                if kept.0 != place.generation {
+                    *kept = (place.generation, None);
+                }
+                let (json, connection) = (place.json, &mut kept.1);
+                self.operate_over_json(&key, caller, json, connection, command).await
+            } else {
+                self.operate(&key, caller, known.1.clone(), command).await
+            };
             key.callers.fetch_sub(1, Ordering::SeqCst);
             if answer.is_none() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -236,7 +280,7 @@ fn trouble(
                 replicas[index].kill_nine();
                 pause(every.mul_f64(rng.random_range(0.0..0.1)));
                 replicas[index].restart();
-                race.moved(index, replicas[index].ports().grpc);
+                race.moved(index, &replicas[index]);
                 faults.kills += 1;
             }
             _ => {
@@ -330,7 +374,7 @@ fn check(keys: &[Arc<Key>]) {
 /// What was seen of it all, so that nobody takes an empty race for a good one.
 fn report(keys: &[Arc<Key>], faults: &Faults, replicas: usize, ran: Duration, checked: Duration) {
     let mut answers = BTreeMap::<Text, usize>::new();
-    let (mut operations, mut unknown, mut met) = (0, 0, 0);
+    let (mut operations, mut unknown, mut met, mut over_json) = (0, 0, 0, 0);
     for key in keys {
         let history = key.history.lock().expect("no panic");
         operations += history.len();
@@ -339,6 +383,7 @@ fn report(keys: &[Arc<Key>], faults: &Faults, replicas: usize, ran: Duration, ch
                 unknown += 1;
                 continue;
             };
+            over_json += usize::from(matches!(answer, Answer::Final { .. }));
             met += usize::from(history.get(index + 1).is_some_and(|next| next.sent < *heard));
             let text = match answer {
                 Answer::Cancel { code, .. } | Answer::Final { code, .. } => code,
@@ -352,13 +397,14 @@ fn report(keys: &[Arc<Key>], faults: &Faults, replicas: usize, ran: Duration, ch
     }
     let conflicts = answers.get("conflict").copied().unwrap_or_default();
     println!(
-        "{replicas} replicas, {} keys, {operations} operations in {ran:.1?}, {met} met another of their key, {conflicts} \
-         conflicts, {unknown} unknown, {faults:?}; checked in {checked:.1?}; {answers:?}",
+        "{replicas} replicas, {} keys, {operations} operations in {ran:.1?}, {met} met another of their key, {over_json} \
+         over JSON, {conflicts} conflicts, {unknown} unknown, {faults:?}; checked in {checked:.1?}; {answers:?}",
         keys.len(),
     );
     let Faults { kills, freezes, database_kills, database_freezes } = faults;
     assert!(kills + freezes + database_kills + database_freezes > 0);
     assert!(met > 100, "they did not race");
+    assert!(over_json > 0, "nobody heard anything over JSON");
     let common = ["SUCCESS", "INVALID_TOKEN", "proceed", "accepted", "conflict", "active"];
     let rare = [
         "CANCEL_WINDOW_EXCEED",

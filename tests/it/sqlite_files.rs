@@ -527,7 +527,58 @@ fn a_gap_in_the_events_and_a_broken_chain_are_found_by_a_check() {
         assert_eq!(checked.commits, 7);
         assert!(!checked.open_or_stopped_uncleanly);
         steps.dedup();
-        assert_eq!(steps.len(), 7, "{steps:?}");
+        assert_eq!(steps.len(), 8, "{steps:?}");
+    });
+}
+
+/// What holds for the store as a whole has no row's checksum; its journal says what it has to be.
+#[test]
+fn a_standing_that_was_changed_and_a_hash_key_that_is_primary_no_more_are_found() {
+    block_on(async {
+        let dir = folder();
+        let sqlite = open(&dir).expect("a new database");
+        add(&sqlite, 0).await;
+        let found = || findings(&file(&dir));
+        assert_eq!(found(), Vec::<String>::new());
+        // onboarding, suspect, reconciled, and each of them found as it should be
+        for change in [
+            StandingChange::ImportComplete,
+            StandingChange::Suspect("a test".to_owned()),
+            StandingChange::Reconciled("nothing".to_owned()),
+            StandingChange::Suspect("again".to_owned()),
+        ] {
+            sqlite.change_standing(change).await.expect("a change");
+            assert_eq!(found(), Vec::<String>::new());
+        }
+        shut(sqlite);
+        let flip = |name: &str, sql_of_value: &str, what: &str| {
+            let set = format!("UPDATE meta SET value = {sql_of_value} WHERE key = '{name}'");
+            let before: i64 = Connection::open(file(&dir))
+                .and_then(|database| {
+                    let select = "SELECT value FROM meta WHERE key = ?1";
+                    database.query_row(select, [name], |row| row.get(0))
+                })
+                .expect("an entry");
+            sql(&file(&dir), &set);
+            let told = found();
+            assert!(told.len() == 1 && told[0].contains(what), "{told:?}");
+            sql(&file(&dir), &format!("UPDATE meta SET value = {before} WHERE key = '{name}'"));
+            assert_eq!(found(), Vec::<String>::new());
+        };
+        flip("epoch", "value + 4096", "epoch is");
+        flip("onboarding", "1", "onboarding is 1");
+        flip("suspect", "0", "suspect is 0");
+        sql(&file(&dir), "UPDATE journal SET change = 9 WHERE change = 1");
+        assert!(found().iter().any(|finding| finding.contains("change 9")), "{:?}", found());
+        sql(&file(&dir), "UPDATE journal SET change = 1 WHERE change = 9");
+
+        sql(&file(&dir), "UPDATE hash_key SET is_primary = 0");
+        let told = found();
+        assert!(told.len() == 1 && told[0].contains("primary"), "{told:?}");
+        let to = dir.path().join("backup.db");
+        let refused = Sqlite::backup(&file(&dir), &to, |_| {}).expect_err("it is damaged");
+        assert!(matches!(refused, BackupError::Damaged(_)), "{refused:?}");
+        assert!(!to.exists());
     });
 }
 

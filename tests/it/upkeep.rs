@@ -439,6 +439,16 @@ fn after_a_restore_and_reconcile_every_earlier_answer_is_given_again_and_no_mone
     ended_with(&tool(service.dir(), &words), 0);
     let again = ended_with(&tool(service.dir(), &words), 1);
     assert!(again.contains("is there already"), "{again}");
+    // a copy whose tokens nobody can look up with these settings is not called good
+    let settings = fs::read_to_string(service.settings()).unwrap();
+    let settings = settings.replace("token-hash.hex", "another-hash.hex");
+    fs::write(service.dir().join("another.toml"), settings).unwrap();
+    fs::write(service.dir().join("another-hash.hex"), "6b".repeat(32)).unwrap();
+    let (another, useless) = (service.dir().join("another.toml"), service.dir().join("useless.db"));
+    let told =
+        run(&["backup", "--config", another.to_str().unwrap(), "--to", useless.to_str().unwrap()]);
+    let told = ended_with(&told, 1);
+    assert!(told.contains("tokens.hash_key_files lacks") && useless.exists(), "{told}");
 
     // decided since, answered, and lost
     let [new, unknown] = [(); 2].map(|()| Payment::new());

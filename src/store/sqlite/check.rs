@@ -117,6 +117,7 @@ pub(super) fn inspect(
     });
     inspection.places();
     inspection.commits();
+    inspection.whole();
     let mut checked = inspection.checked;
     if checked.findings.len() >= FINDINGS_MAX {
         checked.findings.push("there is more than is listed here".to_owned());
@@ -238,6 +239,22 @@ impl Inspection<'_> {
                 self.find(format!("commit {id} does not continue the chain of the commits before"));
             }
             Err(error) => self.find(format!("the chain of commits: {error}")),
+        }
+    }
+}
+
+impl Inspection<'_> {
+    /// What holds for the store as a whole, which no row's checksum covers.
+    fn whole(&mut self) {
+        self.tell("standing", 0);
+        match standing::unexplained(self.connection) {
+            Ok(findings) => findings.into_iter().for_each(|finding| self.find(finding)),
+            Err(error) => self.find(format!("its journal: {}", super::super::chain(&error))),
+        }
+        match migrate::lacks_primary(self.connection) {
+            Ok(false) => {}
+            Ok(true) => self.find("none of its token hash keys is primary".to_owned()),
+            Err(error) => self.find(format!("its token hash keys: {error}")),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     super::Error,
     HashKeyFingerprints, OpenError,
     chain::{self, Changed, Kind},
-    opening,
+    opening, standing,
 };
 use crate::domain::{id::TokenHash, key::Partitions};
 
@@ -61,8 +61,10 @@ pub(super) fn run(
         transaction
             .pragma_update(None, "user_version", u32::try_from(version).unwrap_or(u32::MAX))
             .map_err(sqlite)?;
-        if step == 0 {
-            first(&transaction, partitions).map_err(sqlite)?;
+        match version {
+            1 => first(&transaction, partitions).map_err(sqlite)?,
+            2 => standing::begin_journal(&transaction).map_err(sqlite)?,
+            _ => {}
         }
     }
     let found = number(&transaction, "partitions").map_err(sqlite)?;
@@ -163,6 +165,29 @@ fn number(connection: &Connection, key: &str) -> rusqlite::Result<u32> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
 }
 
+/// The fingerprint of a key in use that a ring lacks, for people.
+pub(super) fn missing_hash_key(
+    connection: &Connection,
+    ring: &HashKeyFingerprints,
+) -> rusqlite::Result<Option<String>> {
+    let missing = hash_keys(connection)?.into_iter().find(|key| !ring.contains(key));
+    Ok(missing.map(|key| TokenHash::prefix(&key)))
+}
+
+fn hash_keys(connection: &Connection) -> rusqlite::Result<Vec<[u8; 16]>> {
+    connection
+        .prepare("SELECT fingerprint FROM hash_key")?
+        .query_map([], |row| row.get(0))?
+        .collect()
+}
+
+/// Whether tokens were hashed, and with no key that is the one to hash with: such a store is refused at start.
+pub(super) fn lacks_primary(connection: &Connection) -> rusqlite::Result<bool> {
+    const SELECT: &str = "SELECT (EXISTS (SELECT 1 FROM hash_key) OR EXISTS (SELECT 1 FROM token))
+         AND NOT EXISTS (SELECT 1 FROM hash_key WHERE is_primary = 1)";
+    connection.query_row(SELECT, [], |row| row.get(0))
+}
+
 /// Refuses a ring that lacks a key in use, admits new keys, and answers which one is primary.
 ///
 /// The first key of a new store becomes primary and stays it until a promotion: a key that is merely put first in the
@@ -175,12 +200,8 @@ pub(super) fn admit_hash_keys(
     let sqlite = |source: rusqlite::Error| opening(path, source);
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
-    let in_use: Vec<[u8; 16]> = transaction
-        .prepare("SELECT fingerprint FROM hash_key")
-        .and_then(|mut select| select.query_map([], |row| row.get(0))?.collect())
-        .map_err(sqlite)?;
-    if let Some(missing) = in_use.iter().find(|key| !ring.contains(key)) {
-        let fingerprint = TokenHash::prefix(missing);
+    let in_use = hash_keys(&transaction).map_err(sqlite)?;
+    if let Some(fingerprint) = missing_hash_key(&transaction, ring).map_err(sqlite)? {
         return Err(OpenError::HashKeyMissing { path: path.to_owned(), fingerprint });
     }
     let mut changed = Changed::nothing();

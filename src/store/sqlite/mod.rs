@@ -269,6 +269,17 @@ impl Sqlite {
         backup::backup(path, to, &mut progress)
     }
 
+    /// The fingerprint, for people, of a key that tokens of the database are hashed with and that a ring lacks: with it
+    /// the database is of no use.
+    pub fn missing_hash_key(
+        path: &Path,
+        ring: &HashKeyFingerprints,
+    ) -> Result<Option<String>, OpenError> {
+        let sqlite = |source| opening(path, source);
+        let connection = connect_reader(path).map_err(sqlite)?;
+        migrate::missing_hash_key(&connection, ring).map_err(sqlite)
+    }
+
     /// Reads everything in the database of a running or a stopped store and compares it with its checksums, the chain of
     /// commits and the anchor; changes nothing. A long check keeps the log of a busy service long.
     pub fn check(path: &Path, mut progress: impl FnMut(Progress)) -> Result<Checked, OpenError> {

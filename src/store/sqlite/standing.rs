@@ -167,6 +167,55 @@ pub(super) fn take_over(
     Ok(())
 }
 
+/// What the journal of its changes does not explain, each with a sentence for people.
+///
+/// `meta` has no checksums: a flipped bit would end onboarding, or make a suspect store look sound.
+pub(super) fn unexplained(connection: &Connection) -> Result<Vec<String>, Error> {
+    // what the store was that this one took over from, the journal does not tell
+    let (mut epoch, mut onboarding, mut suspect) = (Some(1), Some(1), 0);
+    let mut findings = Vec::new();
+    let mut select =
+        connection.prepare("SELECT id, at, change FROM journal ORDER BY id").map_err(failed)?;
+    let mut lines = select.query([]).map_err(failed)?;
+    while let Some(line) = lines.next().map_err(failed)? {
+        let read = |column| line.get::<_, i64>(column).map_err(failed);
+        let (id, at) = (read(0)?, Timestamp { unix_ms: read(1)? });
+        match read(2)? {
+            IMPORT_COMPLETE => onboarding = Some(0),
+            SUSPECT => suspect = id,
+            RECONCILED => {
+                epoch = epoch.map(|epoch| next(super::row::count(epoch), at));
+                suspect = 0;
+            }
+            TAKEN_OVER => (epoch, onboarding, suspect) = (None, None, 0),
+            change => {
+                findings.push(format!(
+                    "line {id} of its journal tells of change {change}, which is none"
+                ));
+            }
+        }
+    }
+    for (entry, told) in
+        [(Entry::Epoch, epoch), (Entry::Onboarding, onboarding), (Entry::Suspect, Some(suspect))]
+    {
+        let is = entry.get(connection).map_err(failed)?;
+        if let Some(told) = told.filter(|told| *told != is) {
+            let name = entry.key();
+            findings.push(format!(
+                "its standing: {name} is {is}, and the journal of its changes makes it {told}"
+            ));
+        }
+    }
+    Ok(findings)
+}
+
+/// The end of onboarding of a store that is older than the journal.
+pub(super) fn begin_journal(connection: &Connection) -> rusqlite::Result<()> {
+    const INSERT: &str = "INSERT INTO journal (at, change)
+         SELECT ?1, ?2 FROM meta WHERE key = 'onboarding' AND value = 0";
+    connection.execute(INSERT, params![now().unix_ms, IMPORT_COMPLETE]).map(drop)
+}
+
 /// A line of the journal; answers its id.
 fn note(
     write: &mut Write<'_>,

@@ -10,6 +10,7 @@ pub mod json;
 pub mod pair;
 pub mod pki;
 pub mod postgres;
+pub mod proxy;
 pub mod service;
 pub mod softhsm;
 pub mod vectors;

@@ -308,8 +308,29 @@ impl Service {
         service
     }
 
+    /// The usual start in a folder that has a store's files already. False: the process ended before it was ready.
+    pub fn try_start_in(dir: TempDir, options: Options) -> (Self, bool) {
+        furnish_on(dir.path(), &options.toml, &options.store.url(dir.path()));
+        File::create(dir.path().join("stderr.log")).expect("a log file");
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ports = Ports { grpc: nowhere, bridge: nowhere, admin: nowhere };
+        let mut service = Self { dir, options, process: None, front: None, ports };
+        let is_ready = service.try_begin();
+        (service, is_ready)
+    }
+
+    /// Environment variables of its process from the next start on.
+    pub fn set_env(&mut self, env: Vec<(String, String)>) {
+        self.options.env = env;
+    }
+
     /// Starts its process, or both of them.
     fn begin(&mut self) {
+        assert!(self.try_begin(), "it ended: {}", self.stderr());
+    }
+
+    /// The same; false if the one process ends before it is ready.
+    fn try_begin(&mut self) -> bool {
         let (dir, from) = (self.dir.path().to_owned(), self.stderr().len());
         let start = |role, more: &[String]| Process::start(&dir, &self.options, role, more);
         if self.options.role != Role::All || !pair::is_usual() {
@@ -319,9 +340,10 @@ impl Service {
                 Role::Bridge => "bridge",
             };
             let mut process = start(role, &[]);
-            self.ports = self.wait_ready(&mut process, from, "admin");
+            let Some(ports) = self.try_ready(&mut process, from, "admin") else { return false };
+            self.ports = ports;
             self.process = Some(process);
-            return;
+            return true;
         }
         let authority = pair::Authority::shared();
         authority.write(&dir, "pair-core", &pair::CORE);
@@ -338,26 +360,36 @@ impl Service {
         });
         self.ports = Ports { bridge: of_bridge.bridge, ..of_core };
         (self.process, self.front) = (Some(core), Some(bridge));
+        true
     }
 
-    /// Waits for the "ready" line behind what the log had before: of the process that has this listener.
     fn wait_ready(&self, process: &mut Process, from: usize, listener: &str) -> Ports {
+        let ready = self.try_ready(process, from, listener);
+        ready.unwrap_or_else(|| panic!("it ended: {}", self.stderr()))
+    }
+
+    /// Waits for the "ready" line behind what the log had before: of the process that has this listener. None: it ended.
+    fn try_ready(&self, process: &mut Process, from: usize, listener: &str) -> Option<Ports> {
         let log = self.dir.path().join("stderr.log");
         let child = &mut process.child;
         eventually("the service is ready", || {
             let text = fs::read_to_string(&log).expect("the log");
             let ended = child.try_wait().expect("a child");
-            let ready = text.get(from..)?.split_inclusive('\n').find_map(|line| {
-                let line: Value = serde_json::from_str(line).ok()?;
-                if line["message"] != "ready" || line[listener].is_null() {
-                    return None;
-                }
-                let nowhere = "127.0.0.1:0";
-                let port = |name: &str| line[name].as_str().unwrap_or(nowhere).parse().unwrap();
-                Some(Ports { grpc: port("grpc"), bridge: port("bridge"), admin: port("admin") })
-            });
-            assert!(ready.is_some() || ended.is_none(), "it ended with {ended:?}: {text}");
-            ready
+            let ready =
+                text.get(from..).unwrap_or_default().split_inclusive('\n').find_map(|line| {
+                    let line: Value = serde_json::from_str(line).ok()?;
+                    if line["message"] != "ready" || line[listener].is_null() {
+                        return None;
+                    }
+                    let nowhere = "127.0.0.1:0";
+                    let port = |name: &str| line[name].as_str().unwrap_or(nowhere).parse().unwrap();
+                    Some(Ports { grpc: port("grpc"), bridge: port("bridge"), admin: port("admin") })
+                });
+            match (ready, ended) {
+                (Some(ready), _) => Some(Some(ready)),
+                (None, Some(_)) => Some(None),
+                (None, None) => None,
+            }
         })
     }
 
