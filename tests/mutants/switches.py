@@ -55,6 +55,7 @@ class Mutant:
     replacement: str
     returns: str
     name: str = ""  # unique, and without line numbers, so that it survives changes elsewhere
+    which: int = 1  # of those that are called the same in one line
     number: int = -1
 
     def __str__(self):
@@ -77,6 +78,7 @@ def mutants(root, listed):
             lines[start["line"] - 1].strip(), it["genre"], it["replacement"], (it.get("function") or {}).get("return_type") or "")
         same = (file, text, mutant.source)
         seen[same] = seen.get(same, 0) + 1
+        mutant.which = seen[same]
         mutant.name = " | ".join(same) + (f" | {seen[same]}" if seen[same] > 1 else "")
         found.append(mutant)
     return found
