@@ -1,5 +1,9 @@
 //! What comes of a line of history to the last field: the payment that is kept, the event, the alarm. `import::` has the
 //! table of outcomes; here are the borders between its rows.
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "rows of tables: what a row holds is handed over"
+)]
 
 use alipayplus_cancel::domain::{
     Alarm, Asked, Verdict,
