@@ -88,3 +88,95 @@ fn json_in_utf8(parts: &Parts) -> Result<(), Reply> {
     let identity = codings.iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
     if json && identity { Ok(()) } else { Err(Reply::of(ResultCode::MediaTypeNotAcceptable)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{Pending, pending},
+        task::Waker,
+    };
+
+    use http::{HeaderName, Request};
+
+    use super::*;
+
+    fn parts(version: Version, headers: &[(HeaderName, &'static str)]) -> Parts {
+        let mut request = Request::post("/a").version(version);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    #[test]
+    fn what_a_proxy_may_read_otherwise_is_refused() {
+        const H1: Version = Version::HTTP_11;
+        let (host, coding) = (header::HOST, header::TRANSFER_ENCODING);
+        let host = || (host.clone(), "wallet.example");
+        let coded = |value| (coding.clone(), value);
+        for (good, version, headers) in [
+            (true, H1, vec![host()]),
+            (false, H1, vec![]),
+            (false, H1, vec![host(), host()]),
+            (false, Version::HTTP_10, vec![host()]),
+            (false, Version::HTTP_09, vec![host()]),
+            (true, H1, vec![host(), coded("chunked")]),
+            (true, H1, vec![host(), coded("Chunked")]),
+            (false, H1, vec![host(), coded("gzip")]),
+            (false, H1, vec![host(), coded("gzip, chunked")]),
+            (false, H1, vec![host(), coded("chunked"), coded("chunked")]),
+            (false, H1, vec![host(), coded("gzip"), coded("chunked")]),
+            // the target has the host, and no coding is HTTP/2's
+            (true, Version::HTTP_2, vec![]),
+        ] {
+            let checked = plain_http(&parts(version, &headers));
+            assert_eq!(checked.is_ok(), good, "{version:?} {headers:?}");
+            let code = checked.err().map(|reply| reply.code);
+            assert!(code.is_none_or(|code| code == ResultCode::ParamIllegal));
+        }
+    }
+
+    #[test]
+    fn every_type_and_every_coding_that_is_named_must_be_ours() {
+        let of = |value| (header::CONTENT_TYPE, value);
+        let coded = |value| (header::CONTENT_ENCODING, value);
+        for (good, headers) in [
+            (true, vec![]),
+            (true, vec![of("application/json"), of("application/json; charset=UTF-8")]),
+            (false, vec![of("application/json"), of("text/plain")]),
+            (false, vec![of("text/plain")]),
+            (true, vec![of("application/json"), coded("Identity")]),
+            (false, vec![of("application/json"), coded("gzip")]),
+            (false, vec![coded("identity"), coded("gzip")]),
+            (false, vec![of("text/plain"), coded("gzip")]),
+        ] {
+            let checked = json_in_utf8(&parts(Version::HTTP_11, &headers));
+            assert_eq!(checked.is_ok(), good, "{headers:?}");
+            let code = checked.err().map(|reply| reply.code);
+            assert!(code.is_none_or(|code| code == ResultCode::MediaTypeNotAcceptable));
+        }
+    }
+
+    /// Never ready.
+    struct Busy;
+
+    impl Service<Arc<Exchange>> for Busy {
+        type Response = Reply;
+        type Error = ();
+        type Future = Pending<Result<Reply, ()>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ()>> {
+            Poll::Pending
+        }
+
+        fn call(&mut self, _: Arc<Exchange>) -> Self::Future {
+            pending()
+        }
+    }
+
+    #[test]
+    fn it_is_ready_when_what_stands_behind_it_is() {
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(ChecksLayer.layer(Busy).poll_ready(&mut context).is_pending());
+    }
+}

@@ -201,3 +201,6 @@ pub(super) async fn sealed(
     }
     (sealed.response(), Some(cached))
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,9 @@ mod tests {
             "application/json; charset=\"UTF-8",
             "application/json; charset=UTF-8; charset=ISO-8859-1",
             "application/json; charset='utf-8'",
+            "application/json; version=1; charset=GBK",
+            "application/json; version=\\; charset=GBK",
+            "application/json; profile=\"\\\\\"; charset=GBK",
         ] {
             assert!(!is_json_utf8(value.as_bytes()), "{value}");
         }

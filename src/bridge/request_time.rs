@@ -93,6 +93,10 @@ mod tests {
             assert_eq!(unix_ms(text), None, "{text}");
         }
         assert_eq!(unix_ms(&format!("2019-05-28T12:12:12Z{}", "[a]".repeat(40))), None);
+        // nor is what is longer than any of them looked at
+        let padded = |length| format!("{:0>length$}", "1685599933871");
+        assert_eq!(unix_ms(&padded(64)), Some(1_685_599_933_871));
+        assert_eq!(unix_ms(&padded(65)), None);
     }
 
     #[test]

@@ -149,3 +149,42 @@ async fn drain(mut body: Body) {
         tracing::debug!("a refused body did not end in time");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_short_body_that_is_here_is_read_away_and_another_is_left() {
+        let of = |bytes: usize| Body::from(vec![b'x'; bytes]);
+        assert!(read_away(of(0)).is_none());
+        assert!(read_away(of(65_536)).is_none());
+        assert!(read_away(of(65_537)).is_some());
+        // nobody knows how long it is
+        let endless = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+        assert!(read_away(Body::from_stream(endless)).is_some());
+    }
+
+    /// Whoever sends without end is not read for ever, and a body that ends is read to its end.
+    #[tokio::test]
+    async fn a_refused_body_is_read_to_its_end_or_to_the_limit() {
+        const CHUNK: usize = 1024 * 1024;
+        let drained = async |chunks: usize| {
+            let taken = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&taken);
+            let body = futures_util::stream::iter(0..chunks).map(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, Infallible>(Bytes::from(vec![0; CHUNK]))
+            });
+            drain(Body::from_stream(body)).await;
+            taken.load(Ordering::Relaxed)
+        };
+        assert_eq!(drained(3).await, 3);
+        assert_eq!(drained(32).await, 32);
+        assert_eq!(drained(50).await, 33, "the chunk that is too much is the last one");
+    }
+}

@@ -234,6 +234,47 @@ mod tests {
         }
     }
 
+    /// Signs everything with the same few bytes.
+    #[derive(Debug)]
+    struct Quick(PublicKey);
+
+    impl Signer for Quick {
+        fn sign(&self, _: &[u8]) -> Result<Vec<u8>, SignError> {
+            Ok(vec![7; 8])
+        }
+
+        fn public(&self) -> &PublicKey {
+            &self.0
+        }
+
+        fn at_once(&self) -> usize {
+            1
+        }
+    }
+
+    #[tokio::test]
+    async fn signatures_of_a_second_are_kept_as_long_as_it_lasts_and_there_is_room() {
+        let signer = Arc::new(Quick(PrivateKey::generate(2048).unwrap().public().clone()));
+        let cache = SignCache::new(Identity { version: "1".to_owned(), signer });
+        let cached = async |second: &str, signed: &[u8]| {
+            cache.header(second, signed.to_vec()).await.unwrap().1
+        };
+        assert!(!cached("one", b"a").await && cached("one", b"a").await);
+        assert!(!cached("one", b"b").await);
+        assert!(!cached("two", b"a").await && cached("two", b"a").await, "another second");
+        let long = [b'x'; ENTRY_BYTES_MAX + 1];
+        assert!(!cached("two", &long).await && !cached("two", &long).await);
+        let fits = &long[1..];
+        assert!(!cached("two", fits).await && cached("two", fits).await);
+        // two are there
+        for nth in 2..ENTRIES_MAX {
+            assert!(!cached("two", nth.to_string().as_bytes()).await);
+        }
+        let last = (ENTRIES_MAX - 1).to_string();
+        assert!(cached("two", last.as_bytes()).await && cached("two", b"a").await);
+        assert!(!cached("two", b"one more").await && !cached("two", b"one more").await);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_device_that_hangs_holds_its_few_threads_and_nobody_for_long() {
         let hung = Arc::new(Hung {

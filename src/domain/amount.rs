@@ -59,3 +59,28 @@ impl fmt::Debug for Amount {
         write!(f, "{} {}", self.minor_units, self.currency.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_is_printed_as_people_write_it() {
+        let euro = Currency::parse("EUR").expect("a currency");
+        assert_eq!(format!("{euro:?}"), "EUR");
+        assert_eq!(format!("{:?}", Amount::new(1_999, euro).expect("an amount")), "1999 EUR");
+    }
+
+    #[test]
+    fn an_amount_is_at_least_one_unit_and_none_that_a_reader_rounds() {
+        let euro = Currency::parse("EUR").expect("a currency");
+        let fits = |units| Amount::new(units, euro).map(Amount::minor_units);
+        assert_eq!(fits(0), None);
+        assert_eq!(fits(1), Some(1));
+        assert_eq!(fits(AMOUNT_MINOR_UNITS_MAX), Some(AMOUNT_MINOR_UNITS_MAX));
+        assert_eq!(fits(AMOUNT_MINOR_UNITS_MAX + 1), None);
+        for bad in ["", "EU", "EURO", "eur", "E R", "ÄÄ"] {
+            assert_eq!(Currency::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -117,3 +117,16 @@ impl Event {
         EventId(digest.as_ref().first_chunk::<16>().copied().unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_printed_as_consumers_keep_it() {
+        let mut id = [0; 16];
+        (id[0], id[15]) = (0xa0, 7);
+        assert_eq!(EventId(id).to_string(), "a0000000000000000000000000000007");
+        assert_eq!(format!("{:?}", EventId(id)), "EventId(a0000000000000000000000000000007)");
+    }
+}

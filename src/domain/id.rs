@@ -259,6 +259,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_printed_tells_one_from_another_and_no_content() {
+        let acquirer = AcquirerId::parse("a").expect("an id");
+        assert_eq!(
+            (format!("{acquirer:?}"), acquirer.to_string()),
+            ("AcquirerId(\"a\")".into(), "a".into())
+        );
+        assert_eq!(ClientId::parse("c").expect("an id").to_string(), "c");
+        let mut hash = [0xff; 32];
+        hash[..4].copy_from_slice(&[0x01, 0x23, 0x45, 0x67]);
+        assert_eq!(TokenHash(hash).to_string(), "01234567");
+        assert_eq!(format!("{:?}", TokenHash(hash)), "TokenHash(01234567…)");
+        let info = PassThroughInfo::parse("é").expect("an info");
+        assert_eq!(format!("{info:?}"), "PassThroughInfo(2 bytes)");
+        let trace = TraceId([0x4b; 16]);
+        assert_eq!(trace.to_string(), "4b".repeat(16));
+        assert_eq!(format!("{trace:?}"), format!("TraceId({})", "4b".repeat(16)));
+    }
+
+    #[test]
+    fn a_client_id_may_stand_in_a_header() {
+        for good in ["a", "A-z_0", &"x".repeat(64)] {
+            assert_eq!(ClientId::parse(good).expect(good).as_str(), good);
+        }
+        for bad in ["", "a b", "é", "a.b", "a\r\nb", &"x".repeat(65)] {
+            assert_eq!(ClientId::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn a_token_is_never_printed() {
         let token = Token::parse("281010033AB2F588").expect("a token");
         assert_eq!(format!("{token:?}"), "Token(…)");

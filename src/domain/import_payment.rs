@@ -336,7 +336,7 @@ pub fn decide(known: Option<&Payment>, command: &ImportPayment, asked: &Asked) -
         (State::Cancelled(here), State::Cancelled(there)) => {
             cancelled_twice(known, here, there, command, asked)
         }
-        (State::Cancelled(here), _) => cancelled_here(known, here, command),
+        (State::Cancelled(here), _) => cancelled_here(known, here, command, asked),
         (_, State::Cancelled(there)) => cancelled_there(known, there, command, asked),
         (State::Succeeded(here), State::Succeeded(there)) => {
             both_succeeded(known, here, there, command, asked)
@@ -405,8 +405,12 @@ fn take(command: &ImportPayment, next: Payment, asked: &Asked) -> Decided {
             Vec::new()
         }
     };
-    let next = Payment { recorded_at: Some(asked.now), ..next };
-    Decision::keep(next, Outcome::Taken).announce(events)
+    Decision::keep(told(next, asked), Outcome::Taken).announce(events)
+}
+
+/// The line is the payment core's word, and this is when it came.
+fn told(next: Payment, asked: &Asked) -> Payment {
+    Payment { recorded_at: Some(asked.now), ..next }
 }
 
 fn due(
@@ -438,7 +442,7 @@ fn late_success(
     let terms = here.terms.or(history.terms());
     let money = Money::Due { amount, since: asked.now };
     let state = State::Cancelled(Cancelled { terms, money, ..here.clone() });
-    let next = Payment { recorded_at: Some(asked.now), ..merged(known, history, state) };
+    let next = told(merged(known, history, state), asked);
     let event = due(command, &next, amount, EventCause::LateSuccess, asked.now, asked);
     let mismatch = differ(known.acquirer.as_ref(), history.acquirer.as_ref())
         || differ(self::amount(known), Some(amount));
@@ -447,7 +451,12 @@ fn late_success(
 }
 
 /// A SUCCESS of here stays; what the line knows of the payment before it is kept if nothing was known.
-fn cancelled_here(known: &Payment, here: &Cancelled, command: &ImportPayment) -> Decided {
+fn cancelled_here(
+    known: &Payment,
+    here: &Cancelled,
+    command: &ImportPayment,
+    asked: &Asked,
+) -> Decided {
     let history = &command.history;
     if history.refunds().iter().any(|refund| refund.state != RefundState::Released) {
         return reject(Contradiction::CancelledAndRefunded);
@@ -465,7 +474,7 @@ fn cancelled_here(known: &Payment, here: &Cancelled, command: &ImportPayment) ->
     if next == *known {
         return Decision::answer(Outcome::Kept);
     }
-    Decision::keep(next, Outcome::Kept)
+    Decision::keep(told(next, asked), Outcome::Kept)
 }
 
 /// Both answered SUCCESS: the one of here stays, and the money is where it went furthest.
@@ -482,7 +491,7 @@ fn cancelled_twice(
         let state =
             State::Cancelled(Cancelled { verdict, terms, money: money.clone(), ..here.clone() });
         let next = merged(known, &command.history, state);
-        Decision::keep(Payment { recorded_at: Some(asked.now), ..next }, Outcome::Taken)
+        Decision::keep(told(next, asked), Outcome::Taken)
     };
     match (&here.money, &there.money) {
         (Money::Due { amount, .. }, Money::Returned { amount: back, .. }) if amount == back => {
@@ -531,7 +540,7 @@ fn cancelled_there(
                 return Decision::answer(Outcome::Kept); // a success has terms
             };
             let money = Money::Due { amount, since: asked.now };
-            let next = merged(known, history, state(money));
+            let next = told(merged(known, history, state(money)), asked);
             let event = due(command, &next, amount, EventCause::LateSuccess, asked.now, asked);
             return Decision::keep(next, Outcome::Taken).announce(vec![event]);
         }

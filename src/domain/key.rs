@@ -150,5 +150,16 @@ mod tests {
         // databases in the field hang on these numbers
         assert_eq!(payment.partition(Partitions::DEFAULT), 61);
         assert_eq!(authorization.partition(Partitions::DEFAULT), 56);
+        let (Subject::Payment(payment), Subject::Authorization(authorization)) =
+            (payment, authorization)
+        else {
+            unreachable!("they were made so")
+        };
+        assert_eq!(payment.partition(Partitions::DEFAULT), 61);
+        assert_eq!(authorization.partition(Partitions::DEFAULT), 56);
+        let mut hash = [9; 32];
+        hash[..4].copy_from_slice(&[0, 0, 1, 5]);
+        let token = TokenKey { psp: payment.psp, hash: TokenHash(hash) };
+        assert_eq!(token.partition(Partitions::DEFAULT), 5, "261 modulo 64");
     }
 }

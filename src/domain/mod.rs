@@ -151,3 +151,22 @@ impl Alarm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_has_the_name_that_alerts_and_runbooks_know() {
+        let names = [
+            "acquirer_mismatch",
+            "acquirer_mismatch_observed",
+            "cancel_of_refunded",
+            "late_success_mismatch",
+            "record_conflict",
+            "returned_twice",
+            "clock_disagrees",
+        ];
+        assert_eq!(Alarm::ALL.map(Alarm::name), names);
+    }
+}

@@ -557,3 +557,159 @@ impl Command for LookUpAuthorization {
         (working.authorization(&self.0).cloned(), None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::{
+        domain::{
+            amount::{Amount, Currency},
+            id::{AuthorizationId, FundReturnReference, PaymentRequestId, TraceId},
+            import_payment::ImportPayment,
+            key::Subject,
+            payment::{self, Terms},
+            record_payment::Fact,
+            time::Timestamp,
+        },
+        engine::import,
+        layer::rate_limit::Rate,
+    };
+
+    const PARTITIONS: Partitions = Partitions::DEFAULT;
+
+    fn psp() -> PspId {
+        PspId::parse("1022172000000000001").unwrap()
+    }
+
+    fn acquirer() -> AcquirerId {
+        AcquirerId::parse("1022188000000000001").unwrap()
+    }
+
+    fn token() -> Token {
+        Token::parse("token").unwrap()
+    }
+
+    /// A ring whose primary key stands behind another.
+    fn ring() -> HashRing {
+        HashRing::new(&[[1u8; 32], [2u8; 32]]).unwrap().with_primary(1)
+    }
+
+    fn terms() -> Terms {
+        let amount = Amount::new(1, Currency::parse("EUR").unwrap()).unwrap();
+        Terms { amount, initiated_at: Timestamp { unix_ms: 1 } }
+    }
+
+    /// Lanes of a store are chosen by it: what shares a row must not run in two of them.
+    #[test]
+    fn a_command_goes_where_its_state_lives() {
+        let payment_request = PaymentRequestId::parse("20200101234567890132").unwrap();
+        let key = PaymentKey { psp: psp(), payment_request };
+        let place = Subject::Payment(key.clone()).partition(PARTITIONS);
+        assert!(place > 1, "a place that no constant is");
+        let command = CancelPayment { key: key.clone(), acquirer: acquirer() };
+        let cancel = QuotedCancelPayment { command, tombstone: Tombstone::of(None) };
+        assert_eq!(cancel.partition(PARTITIONS), place);
+        let fact = Fact::Initiated(terms());
+        let record = RecordPayment { key: key.clone(), acquirer: None, fact };
+        assert_eq!(record.partition(PARTITIONS), place);
+        let reference = FundReturnReference::parse("r").unwrap();
+        let returned = RecordFundReturn { key: key.clone(), reference };
+        assert_eq!(returned.partition(PARTITIONS), place);
+        assert_eq!(LookUpPayment(key.clone()).partition(PARTITIONS), place);
+        let state = payment::State::Initiated(terms());
+        let history = Payment { acquirer: None, recorded_at: None, state };
+        let other = PaymentRequestId::parse("another").unwrap();
+        let other = ImportPayment {
+            key: PaymentKey { payment_request: other, ..key.clone() },
+            history: history.clone(),
+        };
+        assert_ne!(other.key.partition(PARTITIONS), place);
+        let line = ImportPayment { key, history };
+        let lines = import::ImportPayments(vec![line, other]);
+        assert_eq!(lines.partition(PARTITIONS), place, "the first line's");
+
+        let authorization = AuthorizationId::parse("consent-1").unwrap();
+        let grant = AuthorizationKey { psp: psp(), authorization };
+        let place = Subject::Authorization(grant.clone()).partition(PARTITIONS);
+        assert!(place > 1, "a place that no constant is");
+        let revoke = RevokeAuthorization { key: grant.clone() };
+        assert_eq!(revoke.partition(PARTITIONS), place);
+        assert_eq!(LookUpAuthorization(grant.clone()).partition(PARTITIONS), place);
+
+        // under the key that new tokens are hashed with
+        let keys = ring().keys(&psp(), &token());
+        let place = keys[0].partition(PARTITIONS);
+        assert!(place > 1 && place != keys[1].partition(PARTITIONS), "a place of its own");
+        let cancel = CancelToken {
+            psp: psp(),
+            acquirer: acquirer(),
+            token: token(),
+            pass_through_info: None,
+        };
+        assert_eq!(cancel.hashed(&ring(), None).partition(PARTITIONS), place);
+        let record = RecordToken {
+            authorization: grant.clone(),
+            acquirer: acquirer(),
+            token: token(),
+            kind: TokenKind::Access,
+            expires_at: None,
+            replaces: None,
+            pass_through_info: None,
+        };
+        assert_eq!(record.hashed(&ring()).partition(PARTITIONS), place);
+        assert_eq!(LookUpToken(keys).partition(PARTITIONS), place);
+        let line = import::ImportToken {
+            authorization: grant,
+            acquirer: acquirer(),
+            token: token(),
+            kind: TokenKind::Access,
+            expires_at: None,
+            replaces: None,
+            cancelled_at: None,
+            revoked_at: None,
+            pass_through_info: None,
+        };
+        let lines = import::ImportTokens(vec![line.hashed(&ring())]);
+        assert_eq!(lines.partition(PARTITIONS), place);
+    }
+
+    #[test]
+    fn a_line_about_an_answer_names_its_trace_and_how_long_it_took() {
+        let trace = TraceContext { trace: TraceId([0xab; 16]), span: [0xcd; 8], sampled: true };
+        let took = Duration::from_nanos(12_345_678);
+        let about = Answered { client: None, trace: Some(trace), took };
+        assert_eq!(about.trace_id(), Some("ab".repeat(16)));
+        assert_eq!(about.span_id(), Some("cd".repeat(8)));
+        assert!((about.duration_ms() - 12.346).abs() < 1e-9, "{}", about.duration_ms());
+        let about = Answered { trace: None, ..about };
+        assert_eq!((about.trace_id(), about.span_id()), (None, None));
+    }
+
+    #[test]
+    fn a_tombstone_is_taken_once_a_command_and_only_where_one_would_be_left() {
+        let asked = |onboarding| Asked {
+            now: Timestamp { unix_ms: 1 },
+            clock_agrees: true,
+            onboarding,
+            tombstone_allowed: true,
+            by: None,
+            trace: None,
+        };
+        let one = NonZeroU32::MIN;
+        let quota = Bucket::new(Rate { per_second: one, burst: one });
+        let of_quota = || Tombstone::of(Some(Arc::clone(&quota)));
+        let command = of_quota();
+        assert!(command.allowed(true, &asked(false)), "what is known needs none");
+        assert!(command.allowed(false, &asked(true)), "nothing is left while onboarding");
+        assert!(command.allowed(false, &asked(false)));
+        assert!(command.allowed(false, &asked(false)), "decided again, it has its one");
+        // a second later there is another one, and this machine may be slow
+        let over = (0..1_000).map(|_| of_quota()).find(|it| !it.allowed(false, &asked(false)));
+        let over = over.expect("a quota has an end");
+        assert!(!over.allowed(false, &asked(false)), "refused is refused");
+        assert!(over.allowed(true, &asked(false)) && over.allowed(false, &asked(true)));
+        assert!(Tombstone::of(None).allowed(false, &asked(false)), "who has no quota has no end");
+    }
+}

@@ -1414,6 +1414,22 @@ fn cancel_token_of_an_unknown_token_waits_for_the_end_of_onboarding() {
 }
 
 #[test]
+fn a_client_over_its_quota_declares_no_token_dead_and_cancels_what_is_known_all_the_same() {
+    let over = Asked { tombstone_allowed: false, ..in_window() };
+    let expected = answers(cancel_token::Outcome::TooManyTombstones);
+    check_cancel_token_by("A", "unknown", &nothing_known(), &over, expected);
+    let code = cancel_token::Outcome::TooManyTombstones.code();
+    assert_eq!(code, ResultCode::RequestTrafficExceedLimit);
+    let both = onboarding(over.clone());
+    let expected = answers(cancel_token::Outcome::Onboarding);
+    check_cancel_token_by("A", "and onboarding", &nothing_known(), &both, expected);
+    let known = with_token(cancelled_before(), revoked(RevocationCause::CancelToken));
+    let info = known.grant.as_ref().and_then(|grant| grant.pass_through_info.clone());
+    let expected = token_decided(earlier(ResultCode::Success), info, true);
+    check_cancel_token_by("A", "known", &known, &over, expected);
+}
+
+#[test]
 fn every_answer_has_the_code_and_the_status_that_alipayplus_expects() {
     use ResultStatus::{F, S, U};
     for (code, wire, status) in [
@@ -1586,6 +1602,20 @@ fn record_token_answers_every_row_of_its_table() {
     check_record_token("another kind", &before, &further, token_conflicts(OtherToken));
     let before = standing(Some(live()), Some(live()));
     check_record_token("not in its place", &before, &exchange, token_conflicts(RecordedOtherwise));
+}
+
+#[test]
+fn a_grant_is_written_only_where_a_token_changes_it() {
+    let told = |pass_through_info| RecordToken { pass_through_info, ..record_token_command() };
+    let written = |command: &RecordToken| {
+        let decision = record_token::decide(None, None, Some(&grant()), command);
+        decision.next.expect("a new token is kept").authorization
+    };
+    assert_eq!(written(&told(None)), None);
+    assert_eq!(written(&told(grant().pass_through_info)), None);
+    let other = Some(info("other"));
+    let after = Authorization { pass_through_info: other.clone(), ..grant() };
+    assert_eq!(written(&told(other)), Some(after));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    num::NonZeroU32,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
@@ -15,7 +16,8 @@ use alipayplus_cancel::{
         cancel_token,
         consumer::{Consumer, ConsumerName},
         event::EventKind,
-        id::{AcquirerId, PspId, Token},
+        id::{AcquirerId, ClientId, PspId, Token},
+        import_payment::ImportPayment,
         key::{AuthorizationKey, Partitions, PaymentKey, TokenKey},
         payment::{Payment, Terms},
         policy::Policy,
@@ -30,12 +32,13 @@ use alipayplus_cancel::{
     },
     engine::{Caller, CancelToken, Clock, Engine, Error, HashRing, Limits, RecordToken},
     feed::Wake,
+    layer::rate_limit::{Bucket, Rate},
     store::{
         self, Backlog, Batch, Changes, Cursor, Follow, Granted, Head, Known, Outstanding,
         OutstandingPayment, Page, Pending, Place, Positioned, Standing, StandingChange, Store,
         Takeover, Wanted,
     },
-    telemetry::Telemetry,
+    telemetry::{Span, Telemetry, context::TraceContext},
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -57,6 +60,12 @@ enum Fault {
     Data,
     /// The commit, once made, is answered only when the gate opens.
     Held(Arc<Gate>),
+    /// The store cannot be reached, which it says only when the gate opens.
+    HeldUnavailable(Arc<Gate>),
+    /// The store may have lost commits.
+    Suspect,
+    /// Committed, says the store, and has asked for no decision.
+    Forgotten,
     /// No answer, ever.
     Silence,
 }
@@ -97,16 +106,23 @@ struct Faulty {
     told: AtomicUsize,
     /// Payments of each batch that was asked for.
     asked: Mutex<Vec<HashSet<PaymentKey>>>,
+    /// Until when each of them might have been tried, and whether in a suspect store too.
+    terms: Mutex<Vec<(Instant, bool)>>,
+    /// Whether other processes are said to commit to it too.
+    shared: AtomicBool,
 }
 
 impl Faulty {
     fn over(inner: Arc<dyn Store>) -> Arc<Self> {
+        let inner_is_shared = inner.shared();
         Arc::new(Self {
             inner,
             faults: Mutex::default(),
             clock: Mutex::default(),
             told: AtomicUsize::new(0),
             asked: Mutex::default(),
+            terms: Mutex::default(),
+            shared: AtomicBool::new(inner_is_shared),
         })
     }
 
@@ -125,6 +141,8 @@ impl Faulty {
     async fn run(&self, batch: Box<dyn Batch>) -> (Box<dyn Batch>, Result<(), store::Error>) {
         let wanted: HashSet<PaymentKey> = batch.wanted().payments.into_iter().collect();
         self.asked.lock().expect("no panic").push(wanted.clone());
+        let terms = (batch.deadline(), batch.although_suspect());
+        self.terms.lock().expect("no panic").push(terms);
         let fault = {
             let faults = self.faults.lock().expect("no panic");
             wanted.iter().find_map(|key| faults.get(key).cloned())
@@ -153,6 +171,12 @@ impl Faulty {
                 gate.pass().await;
                 committed
             }
+            Some(Fault::HeldUnavailable(gate)) => {
+                gate.pass().await;
+                (batch, Err(store::Error::Unavailable("no route to host".into())))
+            }
+            Some(Fault::Suspect) => (batch, Err(store::Error::Suspect("commits are lost".into()))),
+            Some(Fault::Forgotten) => (batch, Ok(())),
             Some(Fault::Silence) => std::future::pending().await,
         }
     }
@@ -177,7 +201,7 @@ impl Store for Faulty {
     }
 
     fn shared(&self) -> bool {
-        self.inner.shared()
+        self.shared.load(Ordering::SeqCst)
     }
 
     fn commit(
@@ -226,6 +250,10 @@ impl Batch for Clocked {
 
     fn deadline(&self) -> Instant {
         self.batch.deadline()
+    }
+
+    fn although_suspect(&self) -> bool {
+        self.batch.although_suspect()
     }
 }
 
@@ -505,6 +533,189 @@ async fn who_waited_too_long_for_a_transaction_is_turned_away_and_nothing_happen
     let late = late.await.expect("no panic");
     assert!(matches!(late, Err(Error::Full)), "{late:?}");
     assert_eq!(house.kept("late").await, None);
+}
+
+/// The clock stands still, so nobody has waited at all.
+#[tokio::test]
+async fn who_waited_as_long_as_one_may_is_not_turned_away() {
+    let house = House::with(Limits { wait: Duration::ZERO, ..LIMITS }).await;
+    house.store.fail("p", Fault::Forgotten);
+    tokio::time::pause();
+    let answer = house.cancel("p").await;
+    assert!(matches!(answer, Err(Error::Stopping)), "it came to the store: {answer:?}");
+}
+
+/// While the store fails, waiting is its doing: whoever waits behind it gets their try.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waited_for_a_store_that_failed_is_not_turned_away() {
+    const HASTY: Limits = Limits { queue: 64, batch: 1, wait: Duration::from_millis(1) };
+    for (unavailable, tried) in [(true, true), (false, false)] {
+        let house = House::with(HASTY).await;
+        let gate = Gate::new();
+        let first = loop {
+            let fault = if unavailable { Fault::HeldUnavailable } else { Fault::Held };
+            house.store.fail("first", fault(Arc::clone(&gate)));
+            let first = house.start_cancel("first");
+            tokio::select! {
+                () = gate.arrival() => break first,
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+        };
+        let late = house.start_cancel("late");
+        house.queued(HASTY, 2).await;
+        tokio::time::sleep(2 * HASTY.wait).await;
+        gate.open();
+        assert_eq!(first.await.expect("no panic").is_err(), unavailable);
+        let late = late.await.expect("no panic");
+        if tried {
+            assert!(!success(&late));
+        } else {
+            assert!(matches!(late, Err(Error::Full)), "{late:?}");
+        }
+    }
+}
+
+/// The engine tells no store to try for longer than anybody waits, nor a lane to stand still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_may_be_tried_until_its_last_caller_leaves_and_seven_seconds_at_most() {
+    const PATIENCE: Duration = Duration::from_secs(7);
+    let house = House::open().await;
+    let terms = |nth: usize| house.store.terms.lock().expect("no panic")[nth].0;
+    let before = Instant::now();
+    success(&house.cancel("patient").await);
+    let after = Instant::now();
+    assert!((before + PATIENCE..=after + PATIENCE).contains(&terms(0)));
+
+    let gate = Gate::new();
+    house.store.fail("first", Fault::Held(Arc::clone(&gate)));
+    let first = house.start_cancel("first");
+    gate.arrival().await;
+    let (short, long) = (caller(Duration::from_secs(5)), caller(Duration::from_secs(6)));
+    let last = long.deadline;
+    let mut asked = Vec::new();
+    for (key, caller) in [("a", short.clone()), ("b", long), ("c", short)] {
+        let mut cancel = Box::pin(house.engine.cancel_payment(command(key), caller));
+        assert!(futures_util::poll!(cancel.as_mut()).is_pending());
+        asked.push(cancel);
+    }
+    gate.open();
+    success(&first.await.expect("no panic"));
+    for asked in asked {
+        success(&asked.await);
+    }
+    assert_eq!(terms(2), last);
+}
+
+/// A command whose decision was never asked for has no answer to give.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_asks_for_no_decision_gives_nobody_an_outcome() {
+    let house = House::open().await;
+    house.store.fail("p", Fault::Forgotten);
+    let answer = house.cancel("p").await;
+    assert!(matches!(answer, Err(Error::Stopping)), "{answer:?}");
+    assert_eq!(house.kept("p").await, None);
+}
+
+/// A store that others commit to answers reads in a commit, which proves that it still may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_may_look_into_a_suspect_store_and_not_into_one_that_cannot_be_reached() {
+    let house = House::open().await;
+    house.record("p", Fact::Initiated(terms())).await.expect("recorded");
+    house.store.shared.store(true, Ordering::SeqCst);
+    let look = || house.engine.get_payment(payment_key("p"), caller(soon()));
+    let kept = house.kept("p").await;
+    assert!(kept.is_some());
+    let batches = house.store.batches().len();
+    assert_eq!(look().await.expect("an answer"), kept);
+    assert_eq!(house.store.batches().len(), batches + 1, "it was read in a commit");
+    house.store.fail("p", Fault::Suspect);
+    assert_eq!(look().await.expect("an answer"), kept);
+    let cancelled = house.cancel("p").await;
+    assert!(matches!(cancelled, Err(Error::Store(_))), "and nothing is decided: {cancelled:?}");
+    house.store.fail("p", Fault::Unavailable);
+    let unreachable = look().await;
+    assert!(matches!(unreachable, Err(Error::Store(_))), "{unreachable:?}");
+}
+
+/// What mends a suspect store runs in it; a batch in which anything else is does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_batch_of_imports_is_run_in_a_suspect_store() {
+    let house = House::open().await;
+    let line = |key: &str| {
+        let state = alipayplus_cancel::domain::payment::State::Initiated(terms());
+        let history = Payment { acquirer: Some(acquirer(ACQUIRER)), recorded_at: None, state };
+        vec![ImportPayment { key: payment_key(key), history }]
+    };
+    let import = |key| house.engine.import_payments(line(key), caller(soon()));
+    import("alone").await.expect("taken");
+    success(&house.cancel("alone too").await);
+
+    let gate = Gate::new();
+    house.store.fail("first", Fault::Held(Arc::clone(&gate)));
+    let first = house.start_cancel("first");
+    gate.arrival().await;
+    let mut imported = Box::pin(import("together"));
+    assert!(futures_util::poll!(imported.as_mut()).is_pending());
+    let mut cancelled = Box::pin(house.cancel("at the same time"));
+    assert!(futures_util::poll!(cancelled.as_mut()).is_pending());
+    gate.open();
+    success(&first.await.expect("no panic"));
+    imported.await.expect("taken");
+    success(&cancelled.await);
+    let although: Vec<bool> =
+        house.store.terms.lock().expect("no panic").iter().map(|(_, although)| *although).collect();
+    assert_eq!(although, [true, false, false, false]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_took_of_its_tombstones_stays_taken_if_its_quota_is_the_same() {
+    let house = House::open().await;
+    let client = ClientId::parse("client-1").expect("legal");
+    let rate = |burst| Rate {
+        per_second: NonZeroU32::MIN,
+        burst: NonZeroU32::new(burst).expect("more than none"),
+    };
+    let set = |burst| {
+        let bucket = Bucket::new(rate(burst));
+        let tombstones = HashMap::from([(client.clone(), Arc::clone(&bucket))]);
+        house.engine.set_tombstones(tombstones);
+        bucket
+    };
+    let cancel = async |key: String| {
+        let asker = Caller { client: Some(client.clone()), ..caller(soon()) };
+        house.engine.cancel_payment(command(&key), asker).await.expect("an answer")
+    };
+    let first = set(100);
+    let mut refused = None;
+    // a second later there is another one, and this machine may be slow
+    for nth in 0..100 {
+        while first.take().is_ok() {}
+        set(100);
+        let outcome = cancel(format!("same{nth}")).await;
+        if outcome == cancel_payment::Outcome::TooManyTombstones {
+            refused = Some(nth);
+            break;
+        }
+    }
+    assert_ne!(refused, None, "a quota that was used up came back with a reload");
+    set(99);
+    let outcome = cancel("other".to_owned()).await;
+    assert_eq!(outcome.code(), ResultCode::Success, "another quota is a new one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_remembers_who_asked_first_and_in_which_trace() {
+    let house = House::open().await;
+    let trace = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
+    let trace = trace.expect("a traceparent");
+    let client = ClientId::parse("client-1");
+    let asker =
+        Caller { client: client.clone(), trace: Some(Span::unrecorded(trace)), ..caller(soon()) };
+    house.engine.cancel_payment(command("p"), asker).await.expect("an answer");
+    success(&house.cancel("p").await);
+    let kept = house.kept("p").await.expect("kept");
+    let verdict = kept.verdict().expect("decided");
+    assert_eq!((&verdict.by, verdict.trace), (&client, Some(trace.trace)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -257,6 +257,9 @@ fn every_row_of_an_imported_payment() {
         let name = format!("row {row}: {known:?}\n<- {:?}", line.history);
         let decision = import_payment::decide(known.as_ref(), &line, &asked());
         assert_eq!(decision.outcome, outcome, "{name}");
+        // the line is the payment core's word, so it came now
+        let told_at = decision.next.as_ref().map(|next| next.recorded_at);
+        assert!(told_at.is_none_or(|at| at == Some(NOW)), "{name}: {told_at:?}");
         let after = decision.next.or(known).expect("a payment");
         assert_eq!(after.funds(), funds, "{name}\n-> {after:?}");
         let events: Vec<_> =

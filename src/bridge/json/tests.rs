@@ -140,6 +140,9 @@ fn a_checked_type_says_what_is_wrong_without_the_value() {
     assert_eq!(refused.to_string(), "accessToken: longer than 128 characters");
     assert!(fields.required_as("acquirerId", AcquirerId::parse).is_ok());
     assert_eq!(fields.optional_as("pspId", AcquirerId::parse), Ok(None));
+    let named = parse(br#"{"acquirerId":"a"}"#).unwrap();
+    let acquirer = AcquirerId::parse("a").unwrap();
+    assert_eq!(named.optional_as("acquirerId", AcquirerId::parse), Ok(Some(acquirer)));
     assert_eq!(format!("{fields:?}"), "Fields(2)");
 }
 

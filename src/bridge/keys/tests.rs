@@ -158,6 +158,8 @@ fn what_is_no_rsa_key_is_named() {
         (certified.cert.pem().into_bytes(), KeyError::Certificate),
         (b"-----BEGIN CERTIFICATE REQUEST-----\n".to_vec(), KeyError::Certificate),
         (encrypted, KeyError::Encrypted),
+        // SEC 1: a version and the secret
+        (vec![0x30, 7, 2, 1, 1, 4, 2, 0xff, 0xff], KeyError::NotRsa),
         (b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMII=".to_vec(), KeyError::Encrypted),
         (b"-----BEGIN OPENSSH PRIVATE KEY-----\nMII=".to_vec(), KeyError::OpenSsh),
         (b"ssh-rsa AAAAB3 someone@somewhere".to_vec(), KeyError::OpenSsh),
@@ -215,6 +217,8 @@ fn weak_numbers_are_refused_in_both_halves() {
         assert_eq!(PublicKey::parse(public_of(&modulus, exponent)), Err(expected));
         assert_eq!(PrivateKey::parse(private_of(&modulus, exponent)).unwrap_err(), expected);
     }
+    // 2^32 + 1, the largest there is but for its last bits
+    assert_eq!(super::check(&modulus_of(256), &[1, 0, 0, 0, 1]), Ok(2048));
     assert_eq!(KeyError::TooFewBits(1024).to_string(), "has 1024 bits, and at least 2048 are due");
 }
 
@@ -243,11 +247,34 @@ fn a_generated_key_signs_and_comes_back_from_every_form() {
 }
 
 #[test]
+fn a_key_is_made_of_every_size_that_is_offered() {
+    for bits in [2048, 3072, 4096] {
+        assert_eq!(PrivateKey::generate(bits).unwrap().public().bits(), bits);
+    }
+    for bits in [0, 1024, 2047, 8192] {
+        assert_eq!(PrivateKey::generate(bits).unwrap_err(), KeyError::NoSuchSize(bits));
+    }
+}
+
+#[test]
+fn a_key_of_two_numbers_is_the_key_they_are_of() {
+    let (modulus, exponent) = ours().numbers().unwrap();
+    assert_eq!((modulus.len(), &*exponent), (256, F4));
+    assert_eq!(PublicKey::from_numbers(&modulus, &exponent).unwrap(), ours());
+    // a token may put zeros before them
+    let padded = [&[0, 0], &*modulus].concat();
+    assert_eq!(PublicKey::from_numbers(&padded, &[0, 1, 0, 1]).unwrap(), ours());
+    assert_eq!(PublicKey::from_numbers(&[], F4).unwrap_err(), KeyError::TooFewBits(0));
+}
+
+#[test]
 fn debug_prints_the_fingerprint_and_nothing_secret() {
     let key = PrivateKey::parse(pem("test_mpp", "pkcs8")).unwrap();
     let expected = format!("PrivateKey(… of PublicKey(2048 bits, {}))", ours().fingerprint());
     assert_eq!(format!("{key:?}"), expected);
     assert_eq!(ours().fingerprint().to_string().len(), 64);
+    let expected = format!("Fingerprint({})", ours().fingerprint());
+    assert_eq!(format!("{:?}", ours().fingerprint()), expected);
 }
 
 proptest! {

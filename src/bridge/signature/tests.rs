@@ -188,6 +188,9 @@ fn a_header_says_what_is_wrong_with_it() {
     }
     let long = as_header(&"A".repeat(HEADER_BYTES_MAX));
     assert_eq!(why(&long), Some(Malformed::TooLong));
+    let border = |length| why(&"A".repeat(length));
+    assert_eq!(border(HEADER_BYTES_MAX), Some(Malformed::NotPairs));
+    assert_eq!(border(HEADER_BYTES_MAX + 1), Some(Malformed::TooLong));
     assert_eq!(SignatureHeader::parse([0xff]), Err(Malformed::NotAscii));
 }
 

@@ -344,6 +344,26 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_that_is_read_to_its_end_is_not_behind() {
+        let mut there = consumer();
+        there.progress.insert(0, Progress { acknowledged: 10, stream: None });
+        assert_eq!(there.behind(&HEADS), [place(1, 0)]);
+        assert_eq!(there.lag(&HEADS), 5);
+        let empty = [Head::default(); 2];
+        assert_eq!(Consumer::default().behind(&empty), []);
+    }
+
+    #[test]
+    fn a_name_is_short_and_plain() {
+        for good in ["a", "A-z_0.9", &"x".repeat(64)] {
+            assert_eq!(ConsumerName::parse(good).expect(good).as_str(), good);
+        }
+        for bad in ["", "a b", "é", "a/b", "a\n", &"x".repeat(65)] {
+            assert_eq!(ConsumerName::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn a_place_moves_over_what_is_set_aside_right_behind_it() {
         let mut consumer = consumer();
         for (position, name) in [(8, "c"), (5, "a"), (6, "b")] {

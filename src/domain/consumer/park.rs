@@ -202,6 +202,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_aside_again_keeps_its_time_and_leaves_others_theirs() {
+        let at = |ago: i64| Timestamp { unix_ms: AT.unix_ms - ago };
+        let since = |parked: Parked, ago| Parked { at: at(ago), ..parked };
+        let again = |parked: Parked| Parked { redrive: true, ..parked };
+        let mut before = consumer();
+        before.parked = vec![again(since(parked(5, "a"), 9)), since(parked(7, "a"), 5)];
+        // told twice, it is set aside since it first was, and what comes again comes all the same
+        let after = decide(Some(&before), &right(7, "a"), &GROUND).unwrap();
+        assert_eq!(after.parked, before.parked);
+        // a new one is set aside now, whatever became of those before it
+        let after = decide(Some(&before), &right(8, "a"), &GROUND).unwrap();
+        assert_eq!(after.parked[..2], before.parked);
+        assert_eq!(after.parked[2], parked(8, "a"));
+        // one that came again holds up what was to follow, not what stood still
+        let after = decide(Some(&before), &right(5, "a"), &GROUND).unwrap();
+        assert_eq!(after.parked, [parked(5, "a"), before.parked[1].clone()]);
+    }
+
+    #[test]
     fn an_event_waits_if_an_earlier_one_of_its_subject_does() {
         let mut before = consumer();
         before.parked = vec![parked(5, "a")];
@@ -240,9 +259,16 @@ mod tests {
         let mut before = consumer();
         let many = u64::try_from(PARKED_MAX).unwrap() + 11;
         before.parked = (11..many).map(|position| parked(position, "a")).collect();
+        let last = before.parked.pop();
+        let one_more = decide(Some(&before), &right(5, "b"), &GROUND).unwrap();
+        assert_eq!(one_more.parked.len(), PARKED_MAX);
+        let waits = Reach { follower: owner(), events: vec![stood(many, "a")], at: AT };
+        let one_more = reach(Some(&before), &waits, &GROUND).unwrap().next.unwrap();
+        assert_eq!(one_more.parked.len(), PARKED_MAX);
+
+        before.parked.extend(last);
         let full = decide(Some(&before), &right(5, "b"), &GROUND);
         assert_eq!(full, Err(Refusal::TooManyParked));
-        let command = Reach { follower: owner(), events: vec![stood(many, "a")], at: AT };
-        assert_eq!(reach(Some(&before), &command, &GROUND), Err(Refusal::TooManyParked));
+        assert_eq!(reach(Some(&before), &waits, &GROUND), Err(Refusal::TooManyParked));
     }
 }

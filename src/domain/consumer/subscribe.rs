@@ -48,8 +48,7 @@ pub fn decide(
     command: &Subscribe,
     ground: &Ground<'_>,
 ) -> Result<Subscribed, Refusal> {
-    let new = || Consumer { owner: command.identity.clone(), ..Consumer::default() };
-    let mut consumer = consumer.cloned().unwrap_or_else(new);
+    let mut consumer = consumer.cloned().unwrap_or_default();
     Follower { identity: command.identity.clone(), stream: None }.owns(&consumer)?;
     no_restore(&consumer, command, ground)?;
     if let Some(epoch) = command.epoch {
