@@ -59,3 +59,4 @@ mod store_contract;
 mod telemetry;
 mod upkeep;
 mod values;
+mod wycheproof;
