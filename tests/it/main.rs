@@ -54,6 +54,8 @@ mod replicas;
 mod rotate;
 mod secrets;
 mod signatures;
+mod smuggling;
+mod smuggling_h2;
 mod sqlite_files;
 mod store_contract;
 mod telemetry;
