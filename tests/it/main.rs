@@ -22,6 +22,7 @@ mod attacks;
 mod both_fronts;
 mod check_order;
 mod cli;
+mod confusions;
 mod core_dumps;
 mod corpora;
 mod crash;
