@@ -10,8 +10,8 @@ use std::{
 use alipayplus_cancel::cli::{
     Failure, backup::Backup, call::Call, config::ConfigArgs, doctor::Doctor, exit_status,
     feed::Feed, health::Health, import::Import, keys::Keys, migrate::Migrate,
-    migrate_store::MigrateStore, openapi::OpenApi, panics_tell_no_values, print_all, proto::Proto,
-    reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
+    migrate_store::MigrateStore, no_core_dumps, openapi::OpenApi, panics_tell_no_values, print_all,
+    proto::Proto, reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
 };
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser};
@@ -85,6 +85,7 @@ Example:
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    no_core_dumps();
     panics_tell_no_values();
     let result = match Arguments::parse().command {
         Command::Config(config) => return config.run(),

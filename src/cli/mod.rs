@@ -5,6 +5,7 @@ use std::{
     path::Path,
 };
 
+pub use self::core_dumps::no_core_dumps;
 use self::progress::Steps;
 use crate::{
     app::{self, StartError, Tool},
@@ -15,6 +16,7 @@ use crate::{
 pub mod backup;
 pub mod call;
 pub mod config;
+mod core_dumps;
 pub mod doctor;
 mod exchange;
 pub mod feed;

@@ -425,7 +425,15 @@ fn a_store_url_that_cannot_be_used_says_why_and_never_shows_a_password() {
 
 #[test]
 fn a_database_url_is_taken_and_never_shown_with_its_password() {
-    for url in ["postgres://u:secret@h/d", "postgresql://u:secret@h:1,i:2/d?sslmode=disable"] {
+    for url in [
+        "postgres://u:secret@h/d",
+        "postgresql://u:secret@h:1,i:2/d?sslmode=disable",
+        // names that nobody escaped
+        "postgres://CORP/u:secret@h/d",
+        "postgres://u?v:secret@h/d",
+        "postgres://u#v:secret@h/d?sslmode=disable",
+        "postgres://h/d?password=secret:secret@i",
+    ] {
         let loaded = load(&format!("{LEAST}[store]\nurl = \"{url}\""), &[], &[]).unwrap();
         let shown = loaded.print() + &format!("{:?}", loaded.settings);
         assert!(!shown.contains("secret"), "{shown}");

@@ -138,8 +138,9 @@ fn masked(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (user, rest) = match rest.rsplit_once('@') {
-        Some((user_info, rest)) if authority.contains(['@', ':']) => {
-            (user_info.split([':', '@']).next(), rest)
+        // a user's name may have such characters in it as well: `CORP/wallet:…@host`
+        Some((user_info, rest)) if authority.contains('@') || user_info.contains(':') => {
+            (user_info.split([':', '@', '?', '#']).next(), rest)
         }
         Some(_) | None => (None, rest),
     };

@@ -9,6 +9,8 @@ pub mod client;
 mod convert;
 pub mod follower;
 pub mod front;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod importer;
 pub mod observe;
 pub mod reference;

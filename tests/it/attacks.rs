@@ -18,7 +18,7 @@ use crate::harness::{
     grpc::{Grant, Grpc, Payment, wire},
     h2::{self, H2, frame},
     json::{Connection, Json, Request, payment_body},
-    service::{Options, Service},
+    service::{self, Options, Service},
 };
 
 /// What the process may have taken at its worst, of memory, in KB: twice what docs/operations.md tells of.
@@ -150,11 +150,9 @@ impl Siege {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// The store's files apart, which it opens when it needs them.
+    /// The store's files apart, which it opens when it needs them. None, if nobody here may look.
     fn sockets(&self) -> usize {
-        let files = fs::read_dir(format!("/proc/{}/fd", self.service.pid())).unwrap();
-        let names = files.filter_map(|file| file.ok()?.path().read_link().ok());
-        names.filter(|name| name.to_string_lossy().starts_with("socket")).count()
+        service::sockets(self.service.pid()).map_or(0, |sockets| sockets.len())
     }
 
     /// Nothing of the attack is left.

@@ -398,6 +398,8 @@ impl Connection {
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
             .map(|(_, value)| value.parse::<usize>().expect("a length"));
+        // 100 is none yet
+        let with_body = with_body && status.is_none_or(|status: u16| status >= 200);
         let length = if with_body { length.expect("content-length is set") } else { 0 };
         while self.read.len() < length {
             assert!(self.more(), "half a body");

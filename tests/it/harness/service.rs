@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File, OpenOptions},
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -249,6 +250,20 @@ fn furnish_bridge(dir: &Path, toml: &str) {
     let settings = settings.lines().filter(is_ours).collect::<Vec<_>>().join("\n");
     fs::write(dir.join("settings.toml"), settings).expect("a writable dir");
     fs::remove_file(dir.join("token-hash.hex")).expect("just written");
+}
+
+/// The sockets that a process has open, by the kernel's names; `None` if only root may look: it is not dumpable.
+pub fn sockets(pid: u32) -> Option<Vec<String>> {
+    let folder = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            eprintln!("skipped: only root sees what process {pid} has open");
+            return None;
+        }
+        folder => folder.expect("Linux"),
+    };
+    let names = folder.filter_map(|file| file.ok()?.path().read_link().ok());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    Some(names.filter(|name| name.starts_with("socket:")).collect())
 }
 
 /// What the platform is answered.

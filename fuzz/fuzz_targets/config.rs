@@ -1,0 +1,5 @@
+#![no_main]
+
+use alipayplus_cancel_fuzz::targets::config;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| config::run(data));
