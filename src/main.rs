@@ -8,10 +8,10 @@ use std::{
 };
 
 use alipayplus_cancel::cli::{
-    Failure, backup::Backup, call::Call, config::ConfigArgs, doctor::Doctor, exit_status,
-    feed::Feed, health::Health, import::Import, keys::Keys, migrate::Migrate,
+    Failure, backup::Backup, call::Call, certify::Certify, config::ConfigArgs, doctor::Doctor,
+    exit_status, feed::Feed, health::Health, import::Import, keys::Keys, migrate::Migrate,
     migrate_store::MigrateStore, openapi::OpenApi, panics_tell_no_values, print_all,
-    reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
+    reconcile::Reconcile, sandbox::Sandbox, serve::Serve, simulate::Simulate, verify::Verify,
 };
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser};
@@ -40,6 +40,8 @@ enum Command {
     Sandbox(Sandbox),
     Serve(Serve),
     Call(Box<Call>),
+    Certify(Box<Certify>),
+    Simulate(Box<Simulate>),
     Keys(Keys),
     Config(ConfigArgs),
     Doctor(Doctor),
@@ -100,6 +102,8 @@ fn main() -> ExitCode {
         Command::Sandbox(sandbox) => block_on(sandbox.run()),
         Command::Serve(serve) => block_on(serve.run()),
         Command::Call(call) => block_on(call.run()),
+        Command::Certify(certify) => block_on(certify.run()),
+        Command::Simulate(simulate) => block_on(simulate.run()),
         Command::OpenApi(openapi) => openapi.run(),
         Command::Completions { shell } => {
             let mut command = Arguments::command();

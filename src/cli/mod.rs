@@ -14,6 +14,7 @@ use crate::{
 
 pub mod backup;
 pub mod call;
+pub mod certify;
 pub mod config;
 pub mod doctor;
 mod exchange;
@@ -30,7 +31,10 @@ pub mod reconcile;
 mod role;
 pub mod sandbox;
 pub mod serve;
+pub mod simulate;
+mod target;
 pub mod verify;
+mod wire;
 
 /// Marks an error as wrong usage or configuration: exit status 2 where others have 1.
 ///

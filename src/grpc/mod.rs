@@ -11,6 +11,7 @@ pub mod follower;
 pub mod front;
 pub mod importer;
 pub mod observe;
+pub mod recorder;
 pub mod server;
 mod status;
 
