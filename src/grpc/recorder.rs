@@ -50,7 +50,7 @@ pub struct Payment {
 }
 
 /// What became of a payment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Fact {
     /// It is about to be debited.
     Initiated,

@@ -238,7 +238,7 @@ fn reds_of(fault: &'static faults::Wrong) -> (BTreeSet<String>, String) {
     let told = format!("{}{}", out(&output), err(&output));
     assert!(json.exists(), "{}: {told}", fault.name);
     let reds = with_outcome(&read(&json), "failed");
-    let due = if reds.is_empty() { 0 } else { 1 };
+    let due = i32::from(!reds.is_empty());
     assert_eq!(output.status.code(), Some(due), "{}: {told}", fault.name);
     (reds, told)
 }

@@ -66,7 +66,7 @@ pub(super) struct Checks {
     chapter: &'static str,
     rule: &'static str,
     source: Source,
-    checks: Vec<Check>,
+    made: Vec<Check>,
 }
 
 impl Checks {
@@ -81,7 +81,7 @@ impl Checks {
         title: impl Into<String>,
         run: impl Fn(&Wallet) -> Verdict + Send + Sync + 'static,
     ) {
-        self.checks.push(Check {
+        self.made.push(Check {
             id: format!("{}.{}", self.chapter, name.as_ref()),
             chapter: self.chapter,
             title: title.into(),
@@ -127,9 +127,9 @@ pub(super) fn all() -> Vec<Check> {
     let of_chapter = |chapter: &Chapter| {
         let rule = "docs/wire.md";
         let mut checks =
-            Checks { chapter: chapter.id, rule, source: Source::Advice, checks: Vec::new() };
+            Checks { chapter: chapter.id, rule, source: Source::Advice, made: Vec::new() };
         (chapter.checks)(&mut checks);
-        checks.checks
+        checks.made
     };
     CHAPTERS.iter().flat_map(of_chapter).collect()
 }

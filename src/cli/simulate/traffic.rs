@@ -437,7 +437,7 @@ impl Traffic {
             }
         };
         for fact in facts {
-            recorder.record(&payment, fact.clone()).await?;
+            recorder.record(&payment, *fact).await?;
         }
         Ok(())
     }

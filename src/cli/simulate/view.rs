@@ -40,7 +40,8 @@ impl View {
             let view = drawn(clock, tenths, tally, waiting, cut);
             let up = if self.lines > 0 { format!("\x1b[{}A", self.lines) } else { String::new() };
             self.lines = view.lines().count();
-            let drawn: String = view.lines().map(|line| format!("\x1b[2K{line}\n")).collect();
+            let drawn =
+                view.lines().map(|line| format!("\x1b[2K{line}\n")).collect::<Vec<_>>().concat();
             format!("{up}{drawn}")
         } else {
             line(clock, tenths, tally, waiting, cut)

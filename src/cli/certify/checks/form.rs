@@ -23,6 +23,8 @@ const EXCHANGE: &str = "docs/wire.md § Exchange";
 
 /// Writes a header or a body from its parts.
 type Write = fn(&str, &[u8]) -> String;
+/// Writes a signature's value.
+type WriteValue = fn(&[u8]) -> String;
 
 /// A Signature header of one's own making, over a right request.
 fn header(wallet: &Wallet, write: impl Fn(&str, &[u8]) -> String) -> Verdict {
@@ -97,7 +99,7 @@ fn signatures(checks: &mut Checks) {
         checks.add(name, title, move |wallet| header(wallet, write));
     }
     checks.rule(Source::Clients, SIGNED);
-    let values: [(&str, &str, fn(&[u8]) -> String); 5] = [
+    let values: [(&str, &str, WriteValue); 5] = [
         ("value-lower-escapes", "with lower-case escapes", |bytes| {
             usual(bytes).replace("%2B", "%2b").replace("%2F", "%2f").replace("%3D", "%3d")
         }),

@@ -103,7 +103,7 @@ pub(super) fn checks(checks: &mut Checks) {
             let id = unique("certify");
             wallet.succeeds(&wallet.payment_of(&id))?;
             let mut target = wallet.target.clone();
-            target.acquirer = "certify-other-acquirer".to_owned();
+            target.acquirer = "certify-other-acquirer".into();
             if wallet.foreign_acquirer.is_some() {
                 return Err(Stop::Skipped(
                     "needs a client that may act for other acquirers".to_owned(),
@@ -120,7 +120,7 @@ pub(super) fn checks(checks: &mut Checks) {
             let id = unique("Certify");
             wallet.succeeds(&wallet.payment_of(&id))?;
             let mut target = wallet.target.clone();
-            target.acquirer = "certify-other-acquirer".to_owned();
+            target.acquirer = "certify-other-acquirer".into();
             if wallet.foreign_acquirer.is_some() {
                 return Err(Stop::Skipped(
                     "needs a client that may act for other acquirers".to_owned(),

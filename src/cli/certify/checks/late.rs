@@ -139,7 +139,7 @@ fn states(checks: &mut Checks) {
         "A payment of another acquirer is ACCESS_DENIED, and stays as it is",
         |wallet| {
             let mut payment = payment(wallet)?;
-            payment.acquirer = "certify-other-acquirer".to_owned();
+            payment.acquirer = "certify-other-acquirer".into();
             record(wallet, &payment, Fact::Succeeded, Answer::Accepted)?;
             wallet.refuses(&wallet.payment_of(&payment.id), "ACCESS_DENIED")?;
             let story = wallet.wallet_side(wallet.recorder()?.story(&payment))?;

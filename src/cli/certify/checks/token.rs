@@ -149,8 +149,7 @@ pub(super) fn checks(checks: &mut Checks) {
         "other-acquirer",
         "A token of another acquirer is ACCESS_DENIED, and stays good",
         |wallet| {
-            let token =
-                granted(wallet, |token| token.acquirer = "certify-other-acquirer".to_owned())?;
+            let token = granted(wallet, |token| token.acquirer = "certify-other-acquirer".into())?;
             wallet.refuses(&wallet.token_of(&token.token), "ACCESS_DENIED")?;
             is_active(wallet, &token, true)
         },

@@ -16,7 +16,7 @@ fn check(tried: &Tried) -> String {
         .outcome
         .why()
         .map_or_else(String::new, |why| format!("<p class=\"why\">{}</p>", escaped(why)));
-    let exchanges: String = tried
+    let exchanges = tried
         .exchanges
         .iter()
         .map(|exchange| {
@@ -28,7 +28,8 @@ fn check(tried: &Tried) -> String {
                 escaped(&exchange.answer)
             )
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     format!(
         "<details id=\"{id}\" class=\"check {word}\"{open}><summary>{pill}<span class=\"title\">{title}</span>\
          <code>{id}</code></summary><div class=\"inside\">{why}<p class=\"rule\">Rule: {rule} <span class=\"source\">{source}</span></p>\
@@ -52,7 +53,7 @@ fn number(count: usize, class: &str) -> String {
 }
 
 fn table(report: &Report) -> String {
-    let rows: String = report
+    let rows = report
         .chapters()
         .iter()
         .map(|(id, title, tried)| {
@@ -64,7 +65,8 @@ fn table(report: &Report) -> String {
                 number(count(tried, Outcome::is_skipped), "skipped"),
             )
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let total = |is: fn(&Outcome) -> bool| report.count(is);
     format!(
         "<table class=\"chapters\"><thead><tr><th>Chapter</th><th>passed</th><th>failed</th><th>skipped</th></tr></thead>\
@@ -88,7 +90,8 @@ fn facts(report: &Report) -> String {
     ]
     .iter()
     .map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>", escaped(value)))
-    .collect()
+    .collect::<Vec<_>>()
+    .concat()
 }
 
 /// All of it.
@@ -100,7 +103,7 @@ pub(in super::super) fn written(report: &Report) -> String {
     } else {
         "passed"
     };
-    let failed: String = report
+    let failed = report
         .tried
         .iter()
         .filter(|tried| tried.outcome.is_failed())
@@ -111,17 +114,19 @@ pub(in super::super) fn written(report: &Report) -> String {
                 escaped(&tried.title)
             )
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let failed =
         if failed.is_empty() { failed } else { format!("<ul class=\"failures\">{failed}</ul>") };
-    let chapters: String = report
+    let chapters = report
         .chapters()
         .iter()
         .map(|(id, title, tried)| {
-            let checks: String = tried.iter().map(|tried| check(tried)).collect();
+            let checks = tried.iter().map(|tried| check(tried)).collect::<Vec<_>>().concat();
             format!("<section id=\"{id}\"><h2>{}</h2>\n{checks}</section>\n", escaped(title))
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\

@@ -12,7 +12,7 @@ pub(in super::super) fn heading(title: &str, colours: bool) -> String {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("        {line}\n")).collect()
+    text.lines().map(|line| format!("        {line}\n")).collect::<Vec<_>>().concat()
 }
 
 /// What came of a check; with what proves it, if it failed or if everything is to be shown.
