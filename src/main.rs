@@ -8,10 +8,11 @@ use std::{
 };
 
 use alipayplus_cancel::cli::{
-    Failure, backup::Backup, call::Call, config::ConfigArgs, doctor::Doctor, exit_status,
-    feed::Feed, health::Health, import::Import, keys::Keys, migrate::Migrate,
+    Failure, backup::Backup, call::Call, certify::Certify, config::ConfigArgs, doctor::Doctor,
+    exit_status, feed::Feed, health::Health, import::Import, keys::Keys, migrate::Migrate,
     migrate_store::MigrateStore, no_core_dumps, openapi::OpenApi, panics_tell_no_values, print_all,
-    proto::Proto, reconcile::Reconcile, sandbox::Sandbox, serve::Serve, verify::Verify,
+    proto::Proto, reconcile::Reconcile, sandbox::Sandbox, serve::Serve, simulate::Simulate,
+    verify::Verify,
 };
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser};
@@ -40,6 +41,8 @@ enum Command {
     Sandbox(Sandbox),
     Serve(Serve),
     Call(Box<Call>),
+    Certify(Box<Certify>),
+    Simulate(Box<Simulate>),
     Keys(Keys),
     Config(ConfigArgs),
     Doctor(Doctor),
@@ -102,6 +105,8 @@ fn main() -> ExitCode {
         Command::Sandbox(sandbox) => block_on(sandbox.run()),
         Command::Serve(serve) => block_on(serve.run()),
         Command::Call(call) => block_on(call.run()),
+        Command::Certify(certify) => block_on(certify.run()),
+        Command::Simulate(simulate) => block_on(simulate.run()),
         Command::OpenApi(openapi) => openapi.run(),
         Command::Proto(proto) => proto.run(),
         Command::Completions { shell } => {

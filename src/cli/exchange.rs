@@ -1,6 +1,10 @@
 //! One exchange as Alipay+ makes it: sign, send, verify the answer.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -124,25 +128,11 @@ impl Caller {
         }
         let name = ServerName::try_from(name.to_owned())
             .context("the URL's host is no name of a server")?;
-        let stream =
-            TlsConnector::from(self.tls()?).connect(name, socket).await.context("TLS failed")?;
+        let stream = TlsConnector::from(self::tls(self.ca_file.as_deref())?)
+            .connect(name, socket)
+            .await
+            .context("TLS failed")?;
         self.speak(stream, signed).await
-    }
-
-    fn tls(&self) -> anyhow::Result<Arc<ClientConfig>> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if let Some(file) = &self.ca_file {
-            for certificate in CertificateDer::pem_file_iter(file)
-                .with_context(|| format!("cannot read {}", file.display()))?
-            {
-                roots
-                    .add(certificate.with_context(|| format!("{} is not PEM", file.display()))?)?;
-            }
-        }
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions()?.with_root_certificates(roots);
-        Ok(Arc::new(builder.with_no_client_auth()))
     }
 
     async fn speak<I>(&self, io: I, signed: &Signed) -> anyhow::Result<Answered>
@@ -200,6 +190,22 @@ impl Caller {
             Verdict::Wrong
         }
     }
+}
+
+/// How TLS is spoken: with the system's authorities, and those of a file.
+pub(super) fn tls(ca_file: Option<&Path>) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(file) = ca_file {
+        for certificate in CertificateDer::pem_file_iter(file)
+            .with_context(|| format!("cannot read {}", file.display()))?
+        {
+            roots.add(certificate.with_context(|| format!("{} is not PEM", file.display()))?)?;
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?.with_root_certificates(roots);
+    Ok(Arc::new(builder.with_no_client_auth()))
 }
 
 /// Path and query as they go over the wire.

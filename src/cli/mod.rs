@@ -15,6 +15,7 @@ use crate::{
 
 pub mod backup;
 pub mod call;
+pub mod certify;
 pub mod config;
 mod core_dumps;
 pub mod doctor;
@@ -33,7 +34,10 @@ pub mod reconcile;
 mod role;
 pub mod sandbox;
 pub mod serve;
+pub mod simulate;
+mod target;
 pub mod verify;
+mod wire;
 
 /// Marks an error as wrong usage or configuration: exit status 2 where others have 1.
 ///

@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use http::Uri;
 use zeroize::Zeroizing;
 
-use super::{Failure, Usage, exchange::Caller, serve};
+use super::{Failure, USUAL_PREFIX, Usage, exchange::Caller, serve};
 use crate::{
     app::{Running, StartError},
     bridge::keys::{PrivateKey, PublicKey},
@@ -31,6 +31,7 @@ use crate::{
     store::StandingChange,
     telemetry,
 };
+use serde_json::{Value, json};
 
 /// Runs everything on loopback with throwaway keys, and plays the two official sample requests
 ///
@@ -55,7 +56,11 @@ pub struct Sandbox {
 const CLIENT_ID: &str = "SANDBOX_5YC47N2ZQHJ004124";
 const SETTINGS_FILE: &str = "alipayplus-cancel.toml";
 const ALIPAYPLUS_KEY: &str = "alipayplus";
+/// The key that Alipay+ changes to next, under the next version.
+const NEXT_KEY: &str = "alipayplus-next";
 const WALLET_KEY: &str = "wallet";
+/// Where it listens, while it serves.
+const ADDRESSES_FILE: &str = "addresses.json";
 const HASH_KEY_FILE: &str = "token-hash.key";
 
 /// The request of the cancelPayment page, and what the payment must have been.
@@ -108,7 +113,9 @@ impl Sandbox {
             running.stop().await;
             return if good { Ok(()) } else { Err(Failure.into()) };
         }
-        print!("{}", self.commands(&Addresses::of(&running)?));
+        let addresses = Addresses::of(&running)?;
+        addresses.note(&self.dir).map_err(wrong)?;
+        print!("{}", self.commands(&addresses));
         // nothing is reloaded here, and its signal must not end it
         let (mut signals, _hang_up) = serve::Signals::listen()?;
         signals.told().await;
@@ -226,6 +233,10 @@ Settings, keys and store are in {dir}; delete it to start afresh. In another ter
   printf {token} | {program} call cancel-token {common} \
     --psp-id {token_psp} --acquirer-id {token_acquirer}
 
+  # play Alipay+ against it in every way, good and bad; or a day of its traffic in a minute
+  {program} certify --sandbox {dir} --html certify.html
+  {program} simulate --sandbox {dir}
+
   # gRPC with reflection, as the wallet's own services call it
   grpcurl -plaintext -d '{{"psp_id":"{psp}","payment_request_id":"{payment}"}}' \
     {grpc} alipayplus.cancel.v1.PaymentService/GetPayment
@@ -256,6 +267,61 @@ impl Addresses {
     }
 }
 
+impl Addresses {
+    /// For the tools that take theirs from the folder.
+    fn note(&self, dir: &Path) -> anyhow::Result<()> {
+        let Self { grpc, bridge, admin } = self;
+        let noted = json!({
+            "bridge": format!("http://{bridge}{USUAL_PREFIX}"),
+            "grpc": format!("http://{grpc}"),
+            "admin": format!("http://{admin}"),
+        });
+        fs::write(dir.join(ADDRESSES_FILE), format!("{noted:#}\n")).context(ADDRESSES_FILE)
+    }
+}
+
+/// What a sandbox has in its folder, for tools that play Alipay+ against it.
+pub(super) struct Made {
+    pub(super) url: Uri,
+    pub(super) grpc: Option<String>,
+    pub(super) client_id: &'static str,
+    pub(super) key: PathBuf,
+    /// The next key and its version, unless the folder is an older one.
+    pub(super) next_key: Option<(PathBuf, &'static str)>,
+    pub(super) peer_key: PathBuf,
+    pub(super) psp: &'static str,
+    pub(super) acquirer: &'static str,
+}
+
+impl Made {
+    /// Of a folder in which `sandbox` serves.
+    pub(super) fn read(dir: &Path) -> Result<Self, Usage> {
+        let wrong = |what: &str| {
+            Usage(format!(
+                "--sandbox {}: {what}; start one with `alipayplus-cancel sandbox`",
+                dir.display()
+            ))
+        };
+        let noted = fs::read(dir.join(ADDRESSES_FILE));
+        let noted = noted.map_err(|_| wrong("no sandbox has served there"))?;
+        let noted: Value = serde_json::from_slice(&noted)
+            .map_err(|_| wrong(&format!("{ADDRESSES_FILE} cannot be read")))?;
+        let url = noted["bridge"].as_str().and_then(|url| url.parse().ok());
+        let next = dir.join(private(NEXT_KEY));
+        let [acquirer, psp, _] = PAYMENT;
+        Ok(Self {
+            url: url.ok_or_else(|| wrong(&format!("{ADDRESSES_FILE} has no address")))?,
+            grpc: noted["grpc"].as_str().map(str::to_owned),
+            client_id: CLIENT_ID,
+            key: dir.join(private(ALIPAYPLUS_KEY)),
+            next_key: next.exists().then_some((next, "2")),
+            peer_key: dir.join(public(WALLET_KEY)),
+            psp,
+            acquirer,
+        })
+    }
+}
+
 fn private(name: &str) -> String {
     format!("{name}.private.pem")
 }
@@ -267,7 +333,10 @@ fn public(name: &str) -> String {
 /// Makes what is not there yet; what is there stays.
 fn furnish(dir: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(dir).context("cannot make the folder")?;
-    for name in [ALIPAYPLUS_KEY, WALLET_KEY] {
+    let file = dir.join(SETTINGS_FILE);
+    // an older folder's settings know of no next key
+    let next = (!file.exists()).then_some(NEXT_KEY);
+    for name in [ALIPAYPLUS_KEY, WALLET_KEY].into_iter().chain(next) {
         if dir.join(private(name)).exists() {
             continue;
         }
@@ -280,7 +349,6 @@ fn furnish(dir: &Path) -> anyhow::Result<()> {
         let hex = key.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         secret(&dir.join(HASH_KEY_FILE), hex.as_bytes())?;
     }
-    let file = dir.join(SETTINGS_FILE);
     if !file.exists() {
         let store = fs::canonicalize(dir)?.join("state.db");
         let name = store.to_str().context("its name is not UTF-8")?;
@@ -321,12 +389,17 @@ rate = {{ per_second = 100000, burst = 100000 }}
 version = "1"
 public_key_file = "{alipayplus}"
 
+[[clients.keys]]
+version = "2"
+public_key_file = "{next}"
+
 [telemetry]
 log_format = "text"
 "#,
         store = store.display(),
         wallet = private(WALLET_KEY),
         alipayplus = public(ALIPAYPLUS_KEY),
+        next = public(NEXT_KEY),
     )
 }
 

@@ -48,7 +48,7 @@ pub use cores::{Core, CoreAddress};
 pub use error::{ConfigError, Problem};
 pub use load::Loaded;
 pub use methods::MethodPattern;
-pub use overlay::{ENVIRONMENT_PREFIX, environment};
+pub use overlay::{ENVIRONMENT_PREFIX, environment, wants_no_colour};
 pub use role::Role;
 pub use tree::Origin;
 pub use values::{

@@ -19,6 +19,11 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
         .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
 }
 
+/// Whether who runs this wants no colours: <https://no-color.org>.
+pub fn wants_no_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 /// Puts the variables over the tree. Others than ours are passed over.
 pub(super) fn environment_over(
     root: &mut Node,

@@ -13,6 +13,7 @@ pub mod front;
 pub mod fuzzing;
 pub mod importer;
 pub mod observe;
+pub mod recorder;
 pub mod reference;
 pub mod server;
 mod status;

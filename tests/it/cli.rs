@@ -82,6 +82,8 @@ fn every_subcommand_has_a_help() {
         &["call"],
         &["call", "cancel-payment"],
         &["call", "cancel-token"],
+        &["certify"],
+        &["simulate"],
         &["keys"],
         &["keys", "generate"],
         &["keys", "show"],
