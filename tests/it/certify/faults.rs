@@ -124,7 +124,11 @@ fn of_another(request: &Message) -> Before {
     let id = json.get(field).and_then(Value::as_str).unwrap_or("");
     // what is wrong in itself stays so
     let usual = id.starts_with("certify") && id.chars().count() <= 64;
-    let plain = json.to_string().len() == request.body.len();
+    let plain = json.to_string().len() == request.body.len()
+        && header(request, "client-id") == vectors::CLIENT_ID
+        && header(request, "request-time").ends_with("+08:00")
+        && header(request, "signature").starts_with("algorithm=RSA256,keyVersion=1,")
+        && ["client-id", "request-time"].iter().all(|name| request.count(name) == 1);
     if !usual || !plain || !verifies(request, vectors::alipayplus().public()) {
         return Before::Pass;
     }
@@ -493,7 +497,7 @@ pub const FAULTS: &[Wrong] = &[
             sign_answer(request, answer);
             true
         },
-        &["seal.none-*", "refuse.client-absent"],
+        &["seal.none-*", "refuse.client-absent", "answer.repeats-nothing"],
     ),
     wrong(
         "who is registered and unproven gets no signature",
@@ -832,7 +836,10 @@ const SIGNED: &[&str] = &[
     "!refuse.path-*",
     "!refuse.method-*",
     "!refuse.client-*",
+    // not signed before it is proven, and not read by the proxy
+    "!refuse.signature-added-query",
     "json.*",
+    "!json.far-too-long",
     "parameter.*",
     "idempotency.*",
     "retry.*",
