@@ -110,6 +110,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_known_by_its_fingerprint_in_the_order_of_the_settings() {
+        let of = |keys: &[[u8; 32]]| HashRing::new(keys).unwrap().fingerprints().clone();
+        // stores in the field hang on these bytes
+        let first = [
+            0xbc, 0xcb, 0x46, 0x31, 0xfc, 0xd2, 0xcd, 0x21, 0xb3, 0x00, 0xa7, 0x39, 0x46, 0xdc,
+            0x1c, 0x7c,
+        ];
+        assert_eq!(of(&[[1; 32]]), [first]);
+        let second = of(&[[2; 32]])[0];
+        assert_ne!(first, second);
+        assert_eq!(of(&[[1; 32], [2; 32]]), [first, second]);
+        assert_eq!(of(&[[2; 32], [1; 32]]), [second, first]);
+    }
+
+    #[test]
     fn a_short_key_or_none_or_one_twice_is_refused() {
         assert_eq!(HashRing::new(&[[1u8; 31]]).err(), Some(HashKeyError::TooShort(31)));
         assert_eq!(HashRing::new::<[u8; 32]>(&[]).err(), Some(HashKeyError::None));

@@ -1058,6 +1058,33 @@ async fn a_token_is_never_both_recorded_and_invalid_however_the_two_race() {
     println!("recorded first: {recorded_first}, cancelled first: {cancelled_first}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_over_its_quota_declares_no_token_dead_and_cancels_those_it_knows() {
+    let house = House::open().await;
+    let client = ClientId::parse("client-1").expect("legal");
+    let rate = Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::MIN };
+    let bucket = Bucket::new(rate);
+    house.engine.set_tombstones(HashMap::from([(client.clone(), Arc::clone(&bucket))]));
+    let cancel = async |name: &str| {
+        while bucket.take().is_ok() {}
+        let asker = Caller { client: Some(client.clone()), ..caller(soon()) };
+        let cancelled = house.engine.cancel_token(cancelling(name), asker).await;
+        code_of(&cancelled.expect("an answer"))
+    };
+    let command = recording("known", authorization_key("known"), None);
+    house.engine.record_token(command, caller(soon())).await.expect("an answer");
+    // a second later there is another one, and this machine may be slow
+    let mut refused = 0;
+    for nth in 0..100 {
+        if cancel(&format!("unknown{nth}")).await == ResultCode::RequestTrafficExceedLimit {
+            refused += 1;
+            break;
+        }
+    }
+    assert_eq!(refused, 1, "a quota that was used up is one");
+    assert_eq!(cancel("known").await, ResultCode::Success);
+}
+
 /// An exchange in flight either ends before the cancel, which then revokes the new token too, or is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_exchange_that_races_with_a_cancel_leaves_no_token_alive() {

@@ -7,7 +7,10 @@ use pkcs8::der::Encode as _;
 use proptest::prelude::*;
 
 use super::{AnyKey, Form, KeyError, PrivateKey, PublicKey, Structure, Wrapping, pem_of};
-use crate::bridge::vectors::{self, SIGNERS};
+use crate::bridge::{
+    signer::Signer,
+    vectors::{self, SIGNERS},
+};
 
 fn pem(signer: &str, form: &str) -> &'static str {
     vectors::text(&format!("/keys/{signer}/{form}_pem"))
@@ -254,6 +257,13 @@ fn a_key_is_made_of_every_size_that_is_offered() {
     for bits in [0, 1024, 2047, 8192] {
         assert_eq!(PrivateKey::generate(bits).unwrap_err(), KeyError::NoSuchSize(bits));
     }
+}
+
+#[test]
+fn a_key_in_a_file_signs_for_every_core_at_once() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let key = PrivateKey::parse(pem("test_mpp", "pkcs8")).unwrap();
+    assert_eq!(Signer::at_once(&key), cores);
 }
 
 #[test]
