@@ -14,7 +14,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("store", &["domain"]),
     ("feed", &["domain", "store"]),
-    ("engine", &["domain", "store", "feed::Wake", "layer::rate_limit::Bucket", "telemetry"]),
+    (
+        "engine",
+        &[
+            "domain",
+            "store",
+            "feed::Wake",
+            "layer::rate_limit::Bucket",
+            "layer::rate_limit::Rate",
+            "telemetry",
+        ],
+    ),
     ("watch_list", &["domain", "store", "telemetry"]),
     ("upkeep", &["domain", "engine", "store"]),
     ("layer", &["domain", "telemetry"]),
