@@ -764,8 +764,13 @@ class Database:
 
     def stop(self):
         for process in reversed(self.processes):
+            # QUIT would do for a server, but what a shell starts in the background ignores it, and so does pg_receivewal then
             process.send_signal(signal.SIGQUIT)
-            process.wait()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def programs():
