@@ -93,7 +93,7 @@ impl Admin {
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .route("/openapi.json", get(openapi))
-            .route("/reference", get(|| async { console::document(reference::page()) }))
+            .route("/reference", get(|| async { console::document(&reference::PAGE) }))
             .route("/reference/style.css", get(|| async { console::style(reference::CSS) }))
             .route("/console", any(shown))
             .route("/console/{*page}", any(shown))

@@ -94,11 +94,13 @@ pub(super) async fn serve(State(console): State<Arc<Console>>, request: Request)
         return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into());
     }
     let path = request.uri().path().trim_end_matches('/');
+    // what is none of ours is not told: its length and its words are the caller's
+    let page = pages::ALL.iter().find(|known| **known == path).copied().unwrap_or("none of ours");
     let query = request.uri().query().unwrap_or_default().as_bytes();
     let asked: Asked = form_urlencoded::parse(query).into_owned().collect();
     if path != STYLE {
         // who looked at what is worth a line; a token is never part of a page's address
-        tracing::info!(who, page = path, "console");
+        tracing::info!(who, page, "console");
     }
     match pages::answer(&console, &who, path, &asked).await {
         Answer::Page(markup) => respond(StatusCode::OK, HTML, markup.into_string().into()),
@@ -111,8 +113,8 @@ pub(super) async fn serve(State(console): State<Arc<Console>>, request: Request)
 }
 
 /// A page that anybody may see.
-pub(super) fn document(page: maud::Markup) -> Response {
-    respond(StatusCode::OK, HTML, page.into_string().into())
+pub(super) fn document(page: &'static str) -> Response {
+    respond(StatusCode::OK, HTML, page.into())
 }
 
 /// A style sheet that anybody may see.

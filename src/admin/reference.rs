@@ -1,11 +1,15 @@
 //! `/reference` and `/openapi.json`: what callers of both fronts may rely on, of the version that runs.
 
+use std::sync::LazyLock;
+
 use maud::{DOCTYPE, Markup, html};
 
 use crate::grpc::reference::{Reference, Service, Table};
 
-/// The gRPC reference as a page.
-pub(super) fn page() -> Markup {
+/// The gRPC reference as a page; made once, since anybody may ask for it.
+pub(super) static PAGE: LazyLock<String> = LazyLock::new(|| page().into_string());
+
+fn page() -> Markup {
     let Reference { services, messages, enums } = Reference::of_this_program();
     html! {
         (DOCTYPE)

@@ -12,6 +12,18 @@ use maud::{Markup, html};
 use super::{Answer, Asked, Console, STYLE, page};
 use crate::grpc::client::look::Look;
 
+/// Every page, by its path.
+pub(super) const ALL: [&str; 8] = [
+    "/console",
+    "/console/find",
+    "/console/payment",
+    "/console/authorization",
+    "/console/outstanding",
+    "/console/consumers",
+    "/console/parked",
+    "/console/clients",
+];
+
 /// The page at a path.
 pub(super) async fn answer(console: &Console, who: &str, path: &str, asked: &Asked) -> Answer {
     let text = |name: &str| asked.get(name).map(|value| value.trim()).unwrap_or_default();
