@@ -95,6 +95,11 @@ fn a_proxy_names_the_user_and_nobody_else_can() {
     let answer = get_with(admin, "/console", named);
     assert_eq!(answer.status, 200);
     assert!(text(&answer).contains("read by ann@wallet.example"));
+    assert_eq!(get_with(admin, "/console/words-of-the-caller", named).status, 404);
+    eventually("what was no page is in the log without its words", || {
+        service.stderr().contains("none of ours").then_some(())
+    });
+    assert!(!service.stderr().contains("words-of-the-caller"));
     eventually("who looked is in the log", || {
         let log = service.stderr();
         log.lines()
