@@ -68,7 +68,7 @@ impl Backup {
                  tokens.hash_key_files lacks; back that key up too"
             );
         }
-        println!("{} is a complete and checked copy", self.to.display());
+        say!("{} is a complete and checked copy", self.to.display())?;
         Ok(())
     }
 }

@@ -207,19 +207,19 @@ impl Common {
         let caller = self.caller(timeout)?;
         let signed = caller.sign(&self.endpoint(tail)?, body.to_string())?;
         if self.curl {
-            println!("{}", signed.curl());
+            say!("{}", signed.curl())?;
             return Ok(());
         }
         let answered = caller.send(&signed).await?;
         if self.json {
-            println!("{}", machine(&signed, &answered));
+            say!("{}", machine(&signed, &answered))?;
         } else {
-            print!(
-                "{}\n{}\nsignature of the answer: {}\n",
+            say!(
+                "{}\n{}\nsignature of the answer: {}",
                 signed.text(&shown(body)),
                 answered.text(),
                 answered.signature.text()
-            );
+            )?;
         }
         let good = answered.succeeded()
             || (answered.signature == Verdict::Unchecked

@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::role::RoleName;
+use super::{Out, role::RoleName};
 use crate::{
     app,
     config::{ConfigError, Loaded, Role, Settings, environment},
@@ -56,7 +56,7 @@ impl ConfigArgs {
         let (said, code) = match self.answer(environment()) {
             Ok(Answer { out, warnings }) => {
                 let warned = io::stderr().write_all(warnings.as_bytes());
-                (warned.and(io::stdout().write_all(out.as_bytes())), ExitCode::SUCCESS)
+                (warned.and(Out::new().write_all(out.as_bytes())), ExitCode::SUCCESS)
             }
             Err(problems) => {
                 let said = writeln!(io::stderr(), "{problems}");

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Failure, USUAL_PREFIX, Usage};
+use super::{Failure, Out, USUAL_PREFIX, Usage};
 use crate::{
     app,
     bridge::{
@@ -116,7 +116,7 @@ impl Doctor {
     /// Runs it.
     pub fn run(self) -> Result<()> {
         match self.command {
-            Command::Signature(signature) => signature.run(&mut io::stdout().lock()),
+            Command::Signature(signature) => signature.run(&mut Out::new()),
         }
     }
 }

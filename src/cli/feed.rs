@@ -174,12 +174,12 @@ impl Feed {
             What::Parked(parked) => parked.run().await,
             What::Redrive(Redrive { consumer, events, service, .. }) => {
                 let count = service.follower()?.redrive(consumer, events).await?;
-                println!("{count} events are delivered again");
+                say!("{count} events are delivered again")?;
                 Ok(())
             }
             What::Forget(Forget { consumer, identity, service }) => {
                 service.follower()?.forget(consumer.clone(), identity).await?;
-                println!("{consumer} is forgotten");
+                say!("{consumer} is forgotten")?;
                 Ok(())
             }
         }
@@ -207,20 +207,20 @@ impl Lag {
                 "epoch": lag.epoch.to_string(),
                 "partitions": partitions,
             });
-            println!("{told}");
+            say!("{told}")?;
             return Ok(());
         }
-        println!("{} events behind, {} parked, epoch {}", lag.events, lag.parked_events, lag.epoch);
+        say!("{} events behind, {} parked, epoch {}", lag.events, lag.parked_events, lag.epoch)?;
         if let Some(oldest) = oldest {
-            println!("the oldest was decided at {oldest}");
+            say!("the oldest was decided at {oldest}")?;
         }
         let behind: Vec<_> =
             lag.partitions.iter().filter(|it| it.acknowledged.max(it.purged) < it.head).collect();
         if !behind.is_empty() {
-            println!("\npartition acknowledged       head");
+            say!("\npartition acknowledged       head")?;
         }
         for it in behind {
-            println!("{:>9} {:>12} {:>10}", it.partition, it.acknowledged, it.head);
+            say!("{:>9} {:>12} {:>10}", it.partition, it.acknowledged, it.head)?;
         }
         Ok(())
     }
@@ -238,22 +238,24 @@ impl Consumers {
                     "parkedEvents": it.parked_events.to_string(),
                     "identity": it.identity,
                 });
-                println!("{line}");
+                say!("{line}")?;
             }
             return Ok(());
         }
         if told.consumers.is_empty() {
-            println!("nobody follows the feed yet");
+            say!("nobody follows the feed yet")?;
             return Ok(());
         }
-        println!("{:>10} {:>7}  {:<8}  consumer", "behind", "parked", "required");
+        say!("{:>10} {:>7}  {:<8}  consumer", "behind", "parked", "required")?;
         for it in told.consumers {
             let required = if it.required { "yes" } else { "no" };
             let identity = it.identity.map(|name| format!("  of {name}")).unwrap_or_default();
-            println!(
+            say!(
                 "{:>10} {:>7}  {required:<8}  {}{identity}",
-                it.lag_events, it.parked_events, it.name
-            );
+                it.lag_events,
+                it.parked_events,
+                it.name
+            )?;
         }
         Ok(())
     }
@@ -263,10 +265,10 @@ impl Parked {
     async fn run(self) -> anyhow::Result<()> {
         let parked = self.service.follower()?.parked(&self.consumer).await?;
         if parked.is_empty() && !self.json {
-            println!("nothing is parked");
+            say!("nothing is parked")?;
         }
         for it in parked {
-            println!("{}", if self.json { parked_json(&it) } else { parked_text(&it) });
+            say!("{}", if self.json { parked_json(&it) } else { parked_text(&it) })?;
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ impl Health {
         if status != StatusCode::OK {
             bail!("{} answers {}: {body}", self.url, status.as_u16());
         }
-        println!("{body}");
+        say!("{body}")?;
         Ok(())
     }
 

@@ -184,7 +184,7 @@ impl Complete {
                 StoreUrl::Sqlite { .. } | StoreUrl::Postgres(_) => return Err(error),
             },
         }
-        println!("import complete: unknown payments and tokens are decided from now on");
+        say!("import complete: unknown payments and tokens are decided from now on")?;
         Ok(())
     }
 }
@@ -304,10 +304,10 @@ impl Source {
             closing.close().await;
         }
         let Counts { lines, taken, already_there, kept, rejected } = counts;
-        println!(
+        say!(
             "{}: {lines} lines, {taken} taken, {already_there} already there, {kept} kept as known here, {rejected} rejected",
             R::WHAT
-        );
+        )?;
         done?;
         if rejected == 0 {
             return Ok(());

@@ -19,7 +19,7 @@ mod rehearse;
 mod rotate;
 
 use self::rotate::Rotate;
-use super::Usage;
+use super::{Out, Usage};
 use crate::{
     app,
     bridge::{
@@ -175,7 +175,7 @@ struct Check {
 impl Keys {
     /// Runs the subcommand. An error has the exit status of [`super::exit_status`].
     pub fn run(self) -> Result<()> {
-        self.print(&mut io::stdout().lock(), &mut io::stderr().lock())
+        self.print(&mut Out::new(), &mut io::stderr().lock())
     }
 
     fn print(self, out: &mut impl Write, notes: &mut impl Write) -> Result<()> {

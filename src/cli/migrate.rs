@@ -37,7 +37,7 @@ impl Migrate {
         let settings = settings_with(&self.config, set)?.settings;
         let (found, needed) = schema(&settings).await?;
         if found >= needed {
-            println!("the schema is up to date: {found}");
+            say!("the schema is up to date: {found}")?;
             return Ok(());
         }
         let is = if found == 0 {
@@ -46,12 +46,12 @@ impl Migrate {
             format!("the schema is {found}")
         };
         if self.check {
-            println!("{is}, and this version needs {needed}: run `alipayplus-cancel migrate`");
+            say!("{is}, and this version needs {needed}: run `alipayplus-cancel migrate`")?;
             return Err(Failure.into());
         }
         open_tool(&settings).await?.close().await;
         let (found, _) = schema(&settings).await?;
-        println!("{is}; it is {found} now");
+        say!("{is}; it is {found} now")?;
         Ok(())
     }
 }

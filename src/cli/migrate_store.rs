@@ -66,19 +66,19 @@ impl MigrateStore {
         from.close().await;
         to.close().await;
         let Copied { payments, authorizations, tokens, events, consumers } = copied?;
-        println!(
+        say!(
             "moved and compared: {payments} payments, {authorizations} authorizations, {tokens} tokens, {events} events, \
              {consumers} consumers"
-        );
-        println!(
+        )?;
+        say!(
             "Next: set store.url = {} in {}, and start the service.",
             told(&target),
             self.config.display()
-        );
-        println!(
+        )?;
+        say!(
             "The old store, {}, decides nothing any more; keep it until the new one is backed up.",
             told(&source)
-        );
+        )?;
         Ok(())
     }
 

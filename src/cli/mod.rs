@@ -1,9 +1,11 @@
 //! One file per subcommand, and what their errors mean to a shell.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, Write},
     path::Path,
 };
+
+use anyhow::Context as _;
 
 pub use self::core_dumps::no_core_dumps;
 use self::progress::Steps;
@@ -12,6 +14,11 @@ use crate::{
     config::{Loaded, Role, Settings, StoreUrl, environment},
     store::sqlite::OpenError,
 };
+
+/// A line on standard output, as `println!` has it, but for a failure that is no panic: see [`Out`].
+macro_rules! say {
+    ($($line:tt)*) => { $crate::cli::print_all(format!("{}\n", format_args!($($line)*)).as_bytes()) };
+}
 
 pub mod backup;
 pub mod call;
@@ -65,13 +72,36 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
 /// What `bridge.path_prefixes` is where nobody sets it, for what is done without settings.
 const USUAL_PREFIX: &str = "/aps/api";
 
-/// Prints all of it; that whoever reads it has read enough is no failure.
-pub fn print_all(bytes: &[u8]) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        Ok(()) | Err(_) => Ok(()),
+/// Standard output. That whoever reads it has read enough is no failure: the rest is not written.
+struct Out(io::StdoutLock<'static>);
+
+impl Out {
+    fn new() -> Self {
+        Self(io::stdout().lock())
     }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        unless_read_enough(self.0.write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        unless_read_enough(self.0.flush(), ())
+    }
+}
+
+fn unless_read_enough<T>(written: io::Result<T>, otherwise: T) -> io::Result<T> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(otherwise),
+        Ok(_) | Err(_) => written,
+    }
+}
+
+/// Prints all of it.
+pub fn print_all(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = Out::new();
+    out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
 /// From now on a panic is told without what was being worked on: [`crate::telemetry::panics`].

@@ -130,7 +130,7 @@ impl Reconcile {
             return Err(Failure.into());
         }
         if self.dry_run {
-            println!("would do: {}", told(lines, &done, conflicts));
+            say!("would do: {}", told(lines, &done, conflicts))?;
             return Ok(());
         }
         let (lines, done, written) = self.pass(store, None, "events").await?;
@@ -146,8 +146,8 @@ impl Reconcile {
             told.push_str(", although kept events were missing");
         }
         let standing = store.change_standing(StandingChange::Reconciled(told.clone())).await?;
-        println!("{told}");
-        println!("epoch {} of the feed begins; the store decides again", standing.epoch);
+        say!("{told}")?;
+        say!("epoch {} of the feed begins; the store decides again", standing.epoch)?;
         Ok(())
     }
 

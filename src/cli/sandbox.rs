@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use http::Uri;
 use zeroize::Zeroizing;
 
-use super::{Failure, USUAL_PREFIX, Usage, exchange::Caller, serve};
+use super::{Failure, USUAL_PREFIX, Usage, exchange::Caller, print_all, serve};
 use crate::{
     app::{Running, StartError},
     bridge::keys::{PrivateKey, PublicKey},
@@ -107,7 +107,7 @@ impl Sandbox {
             let engine = running.engine().context("the sandbox has a core")?;
             let at = Addresses::of(&running)?;
             demo::play(engine, &self.caller()?, at.bridge, at.grpc).await?;
-            println!("The demo's payments are there: their ids begin with demo-.");
+            say!("The demo's payments are there: their ids begin with demo-.")?;
         }
         if self.once {
             running.stop().await;
@@ -115,7 +115,7 @@ impl Sandbox {
         }
         let addresses = Addresses::of(&running)?;
         addresses.note(&self.dir).map_err(wrong)?;
-        print!("{}", self.commands(&addresses));
+        print_all(self.commands(&addresses).as_bytes())?;
         // nothing is reloaded here, and its signal must not end it
         let (mut signals, _hang_up) = serve::Signals::listen()?;
         signals.told().await;
@@ -163,22 +163,20 @@ impl Sandbox {
             let answered = caller.send(&signed).await?;
             let took = begun.elapsed();
             good &= answered.succeeded();
-            println!(
-                "──── {title}: the official sample, signed by Alipay+ (a throwaway key) ────\n"
-            );
-            println!("{}", signed.text(body));
-            println!("──── the wallet's answer, after {:.1} ms ────\n", took.as_secs_f64() * 1e3);
-            println!("{}", answered.text());
-            println!("signature of the answer: {}\n", answered.signature.text());
+            say!("──── {title}: the official sample, signed by Alipay+ (a throwaway key) ────\n")?;
+            say!("{}", signed.text(body))?;
+            say!("──── the wallet's answer, after {:.1} ms ────\n", took.as_secs_f64() * 1e3)?;
+            say!("{}", answered.text())?;
+            say!("signature of the answer: {}\n", answered.signature.text())?;
         }
-        println!(
+        say!(
             "{}",
             if good {
                 "Both answered S, and both signatures verify."
             } else {
                 "FAILED: see above."
             }
-        );
+        )?;
         Ok(good)
     }
 

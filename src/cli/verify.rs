@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::{Failure, Steps, open_existing, settings, start_error};
+use super::{Failure, Steps, open_existing, print_all, settings, start_error};
 use crate::{
     app::StartError,
     config::{Settings, StoreUrl},
@@ -57,9 +57,9 @@ impl Verify {
             report.find(Wrong::File, damage);
         }
         if self.json {
-            println!("{}", for_machines(&report));
+            say!("{}", for_machines(&report))?;
         } else {
-            print!("{}", for_people(&report));
+            print_all(for_people(&report).as_bytes())?;
         }
         if report.is_clean() { Ok(()) } else { Err(Failure.into()) }
     }

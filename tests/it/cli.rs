@@ -53,16 +53,6 @@ fn completions_are_scripts_and_each_command_has_a_manual_page() {
         assert!(output.status.success() && script.starts_with(first), "{shell}: {script:.100}");
         assert!(script.contains("cancel-payment") && script.contains("migrate-store"), "{shell}");
     }
-    // whoever reads a line of it does not see a panic
-    let mut child = command(&["completions", "bash"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-
     let folder = tempfile::tempdir().unwrap();
     let pages = folder.path().join("man1");
     assert!(run(&["man", "--out", pages.to_str().unwrap()]).status.success());
@@ -71,6 +61,52 @@ fn completions_are_scripts_and_each_command_has_a_manual_page() {
         let page = fs::read_to_string(pages.join(format!("alipayplus-cancel{command}.1"))).unwrap();
         assert!(page.contains(".SH SYNOPSIS"), "{command}");
     }
+}
+
+/// Whoever reads a line of it and no more, as `head` does, sees neither an error nor a panic; what was asked is done.
+#[test]
+fn output_that_nobody_reads_to_its_end_is_no_failure() {
+    let service = Service::shared();
+    let dir = folder();
+    furnish(dir.path(), "");
+    let settings = dir.path().join("settings.toml");
+    let settings = text(&settings);
+    let keys = dir.path().join("more");
+    let sandbox = dir.path().join("sandbox");
+    let url = format!("http://{}", service.ports().grpc);
+    let ready = format!("http://{}/readyz", service.ports().admin);
+    for arguments in [
+        &["completions", "bash"][..],
+        &["proto"],
+        &["openapi"],
+        &["config", "print", "--config", settings],
+        &["keys", "generate", "--out", text(&keys)],
+        &["import", "complete", "--config", settings],
+        &["verify", "--config", settings],
+        &["migrate", "--check", "--config", settings],
+        &["feed", "consumers", "--url", &url],
+        &["health", "--timeout", "20s", "--url", &ready],
+        &["sandbox", "--once", "--dir", text(&sandbox)],
+    ] {
+        let mut child = command(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        ended_with(&output, 0);
+        assert!(!err(&output).to_lowercase().contains("pipe"), "{arguments:?}: {}", err(&output));
+    }
+    assert!(dir.path().join("more.private.pem").exists() && sandbox.exists());
+    // a full disk is one
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output =
+        command(&["proto"]).stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output();
+    let output = output.unwrap();
+    ended_with(&output, 1);
+    assert!(err(&output).contains("standard output"), "{}", err(&output));
 }
 
 #[test]
