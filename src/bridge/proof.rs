@@ -131,3 +131,38 @@ async fn read(exchange: &Exchange, share: &mut Share) -> Result<Bytes, Reply> {
 pub(super) fn now() -> Timestamp {
     Timestamp { unix_ms: jiff::Timestamp::now().as_millisecond() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{Pending, pending},
+        task::Waker,
+    };
+
+    use super::*;
+
+    /// Never ready.
+    #[derive(Clone)]
+    struct Busy;
+
+    impl Service<Proven> for Busy {
+        type Response = Reply;
+        type Error = Infallible;
+        type Future = Pending<Result<Reply, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Pending
+        }
+
+        fn call(&mut self, _: Proven) -> Self::Future {
+            pending()
+        }
+    }
+
+    #[test]
+    fn it_is_ready_when_what_stands_behind_it_is() {
+        let mut context = Context::from_waker(Waker::noop());
+        let layer = ProofLayer { body_bytes: Budget::new(1, 1) };
+        assert!(layer.layer(Busy).poll_ready(&mut context).is_pending());
+    }
+}

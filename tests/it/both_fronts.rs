@@ -674,6 +674,17 @@ fn what_the_acquirer_passes_through_is_taken_by_both_fronts_and_not_echoed() {
 }
 
 #[test]
+fn json_tells_in_the_cores_words_why_a_cancel_cannot_be_decided() {
+    let wallet = Wallet::of(Service::shared());
+    let payment = Payment::new();
+    paid(&wallet.grpc, &payment);
+    wallet.records(&payment, payment.refund_started("r", 1), Answer::Accepted);
+    let answer = wallet.json.cancel_payment(&payment.psp, &payment.acquirer, &payment.request);
+    answer.expect("UNKNOWN_EXCEPTION").assert_signed();
+    assert!(answer.message().starts_with("a refund of the payment"), "{}", answer.message());
+}
+
+#[test]
 fn in_onboarding_the_unknown_is_answered_u_and_recorded_nowhere_until_the_import_is_complete() {
     let service = Service::start(Options { onboarding: true, ..Options::default() });
     let wallet = Wallet::of(&service);

@@ -244,6 +244,21 @@ fn a_call_over_grpc_continues_its_callers_trace_and_tells_no_token() {
 }
 
 #[test]
+fn a_revocation_has_a_line_with_the_grant_and_what_became_of_it() {
+    let service = Service::start(Options::embedded());
+    let (grpc, grant) = (service.grpc(), Grant::new());
+    grpc.record_token(grant.token(&unique("token"))).expect("recorded");
+    grpc.revoke_authorization(grant.revoke()).expect("revoked");
+    let [line] = &lines(&service, "revoke_authorization answered")[..] else { panic!("one line") };
+    assert_eq!(line["authorization_id"], grant.id.as_str());
+    assert_eq!(
+        (&line["psp_id"], &line["outcome"]),
+        (&grant.psp.as_str().into(), &"Accepted".into())
+    );
+    assert!(line["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{line}");
+}
+
+#[test]
 fn the_callers_flag_decides_and_else_the_ratio() {
     let collector = Collector::start();
     let endpoint = format!("telemetry.otlp_endpoint={}", collector.url());

@@ -40,8 +40,8 @@ TESTS = {
     "domain": re.compile(
         r"^it (decisions|import|import_decisions|properties|reconcile_decisions|values)::|^it upkeep::every|^model "),
     "bridge": re.compile(
-        r"^it (both_fronts|check_order|http_front|hostile_json|limits|openapi|reload|rotate|signatures|telemetry)::"),
-    "engine": re.compile(r"^it (decisions|engine|import|properties|telemetry|both_fronts|limits|feed|asked)::|^simulation "),
+        r"^it (both_fronts|check_order|console|http_front|hostile_json|limits|openapi|reload|rotate|signatures|telemetry)::"),
+    "engine": re.compile(r"^it (decisions|engine|import|properties|telemetry|both_fronts|console|limits|feed|asked)::|^simulation "),
 }
 AT_ONCE = 2
 # Seconds of tests, by what they take without a mutant, that a mutant has to survive.

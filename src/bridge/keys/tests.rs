@@ -195,7 +195,8 @@ fn garbage_is_named() {
         (good.replace("END PUBLIC", "END PRIVATE").into_bytes(), KeyError::BrokenPem),
         (good.replacen("MII", "M!I", 1).into_bytes(), KeyError::Base64),
         (good.repeat(2).into_bytes(), KeyError::SeveralBlocks),
-        (vec![b'A'; 70_000], KeyError::TooLong),
+        (vec![b'A'; 64 * 1024], KeyError::NotAKey),
+        (vec![b'A'; 64 * 1024 + 1], KeyError::TooLong),
     ] {
         assert_eq!(AnyKey::parse(&input).unwrap_err(), expected);
     }
@@ -222,6 +223,7 @@ fn weak_numbers_are_refused_in_both_halves() {
     }
     // 2^32 + 1, the largest there is but for its last bits
     assert_eq!(super::check(&modulus_of(256), &[1, 0, 0, 0, 1]), Ok(2048));
+    assert_eq!(super::check(&modulus_of(1024), F4), Ok(8192), "the largest modulus there is");
     assert_eq!(KeyError::TooFewBits(1024).to_string(), "has 1024 bits, and at least 2048 are due");
 }
 
