@@ -95,7 +95,9 @@ impl Admin {
             .route("/openapi.json", get(openapi))
             .route("/reference", get(|| async { console::document(&reference::PAGE) }))
             .route("/reference/style.css", get(|| async { console::style(reference::CSS) }))
+            .route("/", any(front))
             .route("/console", any(shown))
+            .route("/console/", any(shown))
             .route("/console/{*page}", any(shown))
             .with_state(self)
     }
@@ -138,6 +140,15 @@ async fn shown(State(admin): State<Admin>, request: Request) -> Response {
         return (StatusCode::NOT_FOUND, why).into_response();
     };
     console::serve(State(Arc::clone(console)), request).await
+}
+
+/// Whoever opens the port in a browser finds the console, or is told what is here.
+async fn front(State(admin): State<Admin>) -> Response {
+    if admin.console.get().is_some() {
+        return console::elsewhere("/console");
+    }
+    let here = "/livez, /readyz, /metrics, /reference and /openapi.json are here; /console where console.access says so\n";
+    here.into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> ([(header::HeaderName, &'static str); 1], String) {

@@ -79,6 +79,7 @@ pub fn router(console: Arc<Console>) -> Router {
     Router::new()
         .route("/", any(async || elsewhere("/console")))
         .route("/console", any(serve))
+        .route("/console/", any(serve))
         .route("/console/{*page}", any(serve))
         .with_state(console)
 }
@@ -151,7 +152,7 @@ fn respond(status: StatusCode, media_type: &'static str, body: Body) -> Response
     response
 }
 
-fn elsewhere(target: &str) -> Response {
+pub(super) fn elsewhere(target: &str) -> Response {
     let mut response = respond(StatusCode::SEE_OTHER, TEXT, Body::empty());
     if let Ok(target) = HeaderValue::from_str(target) {
         response.headers_mut().insert(header::LOCATION, target);

@@ -36,8 +36,10 @@ pub struct Call {
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Api {
     /// Undoes a payment, whatever became of it
+    #[command(alias = "cancelPayment")]
     CancelPayment(CancelPayment),
     /// Revokes the authorization that a token belongs to
+    #[command(alias = "cancelToken")]
     CancelToken(CancelToken),
 }
 

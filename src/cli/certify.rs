@@ -149,7 +149,7 @@ impl Certify {
         }
         let verbose = self.verbose;
         let tried = tokio::task::spawn_blocking(move || {
-            is_there(&wallet)?;
+            is_there(&wallet, &self.target)?;
             Ok::<_, anyhow::Error>(run_all(&wallet, &checks, verbose))
         });
         let report = tried.await.context("the checks broke off")??;
@@ -223,12 +223,10 @@ fn listed(checks: &[Check]) -> String {
 }
 
 /// Whether there is a wallet to play against at all.
-fn is_there(wallet: &Wallet) -> anyhow::Result<()> {
+fn is_there(wallet: &Wallet, asked: &TargetArgs) -> anyhow::Result<()> {
     let target: &Target = &wallet.target;
     let reached = target.endpoint.connect(wallet.bounds.cancel_payment_wait);
-    reached.map_err(|error| {
-        Usage(format!("--url {}: {}; does it run there?", target.url, told(&error)))
-    })?;
+    reached.map_err(|error| Usage(format!("{} ({})", asked.nobody(&target.url), told(&error))))?;
     if let Some(recorder) = &target.recorder {
         let nobody = target.new_payment(0);
         let asked = wallet.runtime.block_on(recorder.story(&nobody));

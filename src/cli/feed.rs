@@ -9,9 +9,9 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use self::tail::Tail;
-use super::{Usage, feed::line::time};
+use super::{Usage, feed::line::time, sandbox};
 use crate::grpc::{
-    follower::{Follower, ParkedEvent, PartitionLag},
+    follower::{self, Follower, ParkedEvent, PartitionLag},
     importer::Tls,
 };
 
@@ -51,9 +51,12 @@ enum What {
 /// Where the service is.
 #[derive(Clone, Debug, clap::Args)]
 struct Service {
-    /// The service's gRPC address: http://HOST:PORT, or https://HOST:PORT
-    #[arg(long, default_value = "http://127.0.0.1:50051")]
-    url: String,
+    /// The service's gRPC address: http://HOST:PORT, or https://HOST:PORT [default: http://127.0.0.1:50051]
+    #[arg(long)]
+    url: Option<String>,
+    /// Take it from the sandbox's folder; without a DIR, from .sandbox
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".sandbox", conflicts_with = "url")]
+    sandbox: Option<PathBuf>,
     /// With an https URL: the authorities of the service's certificate, PEM
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -65,13 +68,26 @@ struct Service {
     key_file: Option<PathBuf>,
 }
 
+/// Where a service on this machine usually is.
+const USUAL_URL: &str = "http://127.0.0.1:50051";
+
 impl Service {
+    fn url(&self) -> anyhow::Result<String> {
+        let Some(dir) = &self.sandbox else {
+            return Ok(self.url.clone().unwrap_or_else(|| USUAL_URL.to_owned()));
+        };
+        let noted = sandbox::Made::read(dir)?.grpc;
+        let missing = || Usage(format!("--sandbox {}: it has no gRPC address", dir.display()));
+        Ok(noted.ok_or_else(missing)?)
+    }
+
     fn follower(&self) -> anyhow::Result<Follower> {
+        let url = self.url()?;
         let read = |flag: &str, file: &PathBuf| {
             let wrong = || Usage(format!("{flag} {}: cannot be read", file.display()));
             fs::read(file).with_context(wrong)
         };
-        let tls = match (&self.ca_file, self.url.starts_with("https://")) {
+        let tls = match (&self.ca_file, url.starts_with("https://")) {
             (None, false) => None,
             (None, true) => {
                 let needed = "an https URL needs --ca-file, the authorities of its certificate";
@@ -91,8 +107,11 @@ impl Service {
             }
         };
         let wrong =
-            || Usage(format!("--url {}: expected http://HOST:PORT or https://HOST:PORT", self.url));
-        Follower::new(&self.url, tls).with_context(wrong)
+            || Usage(format!("--url {url}: expected http://HOST:PORT or https://HOST:PORT"));
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(wrong().into());
+        }
+        Follower::new(&url, tls).with_context(wrong)
     }
 }
 
@@ -167,7 +186,31 @@ struct Forget {
 impl Feed {
     /// Does it.
     pub async fn run(self) -> anyhow::Result<()> {
-        match self.what {
+        let url = self.service().url()?;
+        self.what.run().await.map_err(|error| {
+            if error.downcast_ref().is_some_and(follower::Error::is_unreachable) {
+                return error
+                    .context(format!("cannot connect to {url}; does the service run there?"));
+            }
+            error
+        })
+    }
+
+    fn service(&self) -> &Service {
+        match &self.what {
+            What::Tail(tail) => &tail.service,
+            What::Lag(lag) => &lag.service,
+            What::Consumers(consumers) => &consumers.service,
+            What::Parked(parked) => &parked.service,
+            What::Redrive(redrive) => &redrive.service,
+            What::Forget(forget) => &forget.service,
+        }
+    }
+}
+
+impl What {
+    async fn run(self) -> anyhow::Result<()> {
+        match self {
             What::Tail(tail) => tail.run().await,
             What::Lag(lag) => lag.run().await,
             What::Consumers(consumers) => consumers.run().await,

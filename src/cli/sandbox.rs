@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use http::Uri;
 use zeroize::Zeroizing;
 
-use super::{Failure, USUAL_PREFIX, Usage, exchange::Caller, print_all, serve};
+use super::{Failure, USUAL_PREFIX, Usage, exchange::Caller, in_use, print_all, serve};
 use crate::{
     app::{Running, StartError},
     bridge::keys::{PrivateKey, PublicKey},
@@ -93,7 +93,7 @@ impl Sandbox {
             Err(error) if matches!(error.downcast_ref(), Some(StartError::Bind { .. })) => {
                 self.start(&listeners_at(|_| 0)).await?
             }
-            started => started?,
+            started => started.map_err(|error| self.another_there(error))?,
         };
         let played = self.play(&running).await;
         let good = match played {
@@ -115,13 +115,32 @@ impl Sandbox {
         }
         let addresses = Addresses::of(&running)?;
         addresses.note(&self.dir).map_err(wrong)?;
+        for (usual, now) in addresses.moved() {
+            say!("port {usual} is taken, so this sandbox has {} in its place", now.port())?;
+        }
         print_all(self.commands(&addresses).as_bytes())?;
         // nothing is reloaded here, and its signal must not end it
         let (mut signals, _hang_up) = serve::Signals::listen()?;
         signals.told().await;
         signals.again_ends_at_once();
         running.stop().await;
-        Ok(())
+        say!("stopped; keys, settings and store stay in {}", self.dir.display())
+    }
+
+    /// Says where the one is that has the store already.
+    fn another_there(&self, error: anyhow::Error) -> anyhow::Error {
+        if !in_use(&error) {
+            return error;
+        }
+        let dir = self.dir.display();
+        let noted = fs::read(self.dir.join(ADDRESSES_FILE)).ok();
+        let noted: Option<Value> = noted.and_then(|noted| serde_json::from_slice(&noted).ok());
+        let admin = noted.as_ref().and_then(|noted| noted["admin"].as_str());
+        let console = admin.map(|admin| format!(" (its console: {admin}/console)"));
+        let console = console.unwrap_or_default();
+        error.context(format!(
+            "a sandbox runs in {dir} already{console}; stop it, or give another folder with --dir"
+        ))
     }
 
     async fn start(&self, listeners: &[(String, String)]) -> anyhow::Result<Running> {
@@ -243,12 +262,15 @@ Settings, keys and store are in {dir}; delete it to start afresh. In another ter
     }
 }
 
+/// Settings of listeners, and the port that each has where it is free.
+const USUAL_PORTS: [(&str, u16); 3] =
+    [("grpc.listen", 50051), ("bridge.listen", 8080), ("admin.listen", 9090)];
+
 /// Where to listen, chosen by the usual port.
 fn listeners_at(chosen: impl Fn(u16) -> u16) -> Vec<(String, String)> {
-    let usual = [("grpc.listen", 50051), ("bridge.listen", 8080), ("admin.listen", 9090)];
     let listener =
         |(setting, port): (&str, u16)| (setting.to_owned(), format!("127.0.0.1:{}", chosen(port)));
-    usual.map(listener).into()
+    USUAL_PORTS.map(listener).into()
 }
 
 struct Addresses {
@@ -266,6 +288,13 @@ impl Addresses {
 }
 
 impl Addresses {
+    /// Those that are not at their usual port, which it stands beside.
+    fn moved(&self) -> impl Iterator<Item = (u16, SocketAddr)> {
+        let [grpc, bridge, admin] = USUAL_PORTS.map(|(_, port)| port);
+        let places = [(grpc, self.grpc), (bridge, self.bridge), (admin, self.admin)];
+        places.into_iter().filter(|(usual, now)| now.port() != *usual)
+    }
+
     /// For the tools that take theirs from the folder.
     fn note(&self, dir: &Path) -> anyhow::Result<()> {
         let Self { grpc, bridge, admin } = self;

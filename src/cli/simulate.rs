@@ -51,7 +51,7 @@ pub struct Simulate {
     #[command(flatten)]
     target: TargetArgs,
     /// Seconds that it takes, at most a day
-    #[arg(long = "for", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 60, value_parser = day::seconds)]
     seconds: u64,
     /// Requests a second in the busiest hour, without what comes again
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=2_000))]
@@ -102,7 +102,7 @@ impl Simulate {
             there.endpoint.connect(Duration::from_secs(8)).map(drop)
         });
         let reached = reached.await.context("the look for it broke off")?;
-        reached.map_err(|_| Usage(format!("--url {}: nobody is there", target.url)))?;
+        reached.map_err(|_| Usage(self.target.nobody(&target.url)))?;
         let plan = Plan {
             day: Day {
                 begins: self.from,

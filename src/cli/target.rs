@@ -118,6 +118,17 @@ pub(super) fn signer(flag: &str, file: &Path, version: &str) -> Result<Signer, U
 }
 
 impl TargetArgs {
+    /// That nobody answers, and what to do.
+    pub(super) fn nobody(&self, url: &Uri) -> String {
+        match &self.sandbox {
+            Some(dir) if self.url.is_none() => format!(
+                "--sandbox {}: nobody answers at {url}, where it served last; start it with `alipayplus-cancel sandbox`",
+                dir.display()
+            ),
+            Some(_) | None => format!("--url {url}: nobody is there"),
+        }
+    }
+
     /// Reads all that they name.
     pub(super) fn target(&self) -> anyhow::Result<Target> {
         let made = self.sandbox.as_deref().map(sandbox::Made::read).transpose()?;

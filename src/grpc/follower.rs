@@ -39,6 +39,19 @@ impl Error {
             Self::Status(status) => matches!(status.code(), Code::Unavailable),
         }
     }
+
+    /// Whether nobody was there to answer.
+    pub fn is_unreachable(&self) -> bool {
+        let Self::Status(status) = self else { return false };
+        let mut source = std::error::Error::source(&**status);
+        while let Some(error) = source {
+            if error.is::<tonic::transport::Error>() {
+                return true;
+            }
+            source = error.source();
+        }
+        false
+    }
 }
 
 impl From<Status> for Error {

@@ -1,6 +1,6 @@
 //! Log lines: one JSON object a line for machines, or text for people, on standard error; by OTLP too where it is set.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
@@ -50,7 +50,10 @@ pub(super) fn start_exported(
             registry.with(lines.with_writer(io::stderr)).try_init()
         }
         Format::Text => {
-            registry.with(fmt::layer().with_writer(io::stderr).with_target(false)).try_init()
+            let lines = fmt::layer();
+            // what is redirected has no colours; on a terminal NO_COLOR decides
+            let lines = if io::stderr().is_terminal() { lines } else { lines.with_ansi(false) };
+            registry.with(lines.with_writer(io::stderr).with_target(false)).try_init()
         }
     };
     if started.is_err() {

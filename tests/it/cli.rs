@@ -482,10 +482,29 @@ fn the_sandbox_serves_until_it_is_told_to_end() {
         assert!(child.try_wait().unwrap().is_none(), "it ended");
         fs::read_to_string(dir.path().join("out")).unwrap().contains("grpcurl").then_some(())
     });
+    // whoever starts another one there hears where the first is
+    let another = run(&["sandbox", "--once", "--dir", text(&dir.path().join("s"))]);
+    assert_eq!(another.status.code(), Some(1), "{}", err(&another));
+    assert!(err(&another).contains("a sandbox runs in"), "{}", err(&another));
+    assert!(err(&another).contains("/console); stop it"), "{}", err(&another));
+    let consumers = run(&["feed", "consumers", "--sandbox", text(&dir.path().join("s"))]);
+    ended_with(&consumers, 0);
     let pid = child.id().to_string();
     let told = std::process::Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap();
     assert!(told.success());
     let status = crate::harness::eventually("it ends", || child.try_wait().unwrap());
+    let said = fs::read_to_string(dir.path().join("out")).unwrap();
+    assert!(said.ends_with(&format!("stay in {}\n", text(&dir.path().join("s")))), "{said}");
+    // nobody is there any more
+    let consumers = run(&["feed", "consumers", "--sandbox", text(&dir.path().join("s"))]);
+    ended_with(&consumers, 1);
+    assert!(err(&consumers).contains("cannot connect to http://127.0.0.1:"), "{}", err(&consumers));
+    let simulated = run(&["simulate", "--sandbox", text(&dir.path().join("s"))]);
+    ended_with(&simulated, 2);
+    assert!(err(&simulated).contains("where it served last"), "{}", err(&simulated));
+    let consumers = run(&["feed", "consumers", "--url", "127.0.0.1:50051"]);
+    ended_with(&consumers, 2);
+    assert!(err(&consumers).contains("expected http://HOST:PORT"), "{}", err(&consumers));
     // ended in order, or, if it was told before it listened, by the signal itself
     assert!(status.code().is_none_or(|code| code == 0), "{status}");
 }

@@ -56,7 +56,10 @@ fn payment_page(service: &Service, payment: &Payment) -> String {
 #[test]
 fn it_is_not_there_unless_somebody_may_look() {
     let service = Service::shared();
-    for target in ["/console", "/console/clients", "/console/style.css"] {
+    let here = get(&service, "/");
+    assert_eq!(here.status, 200);
+    assert!(text(&here).contains("/readyz") && text(&here).contains("console.access"));
+    for target in ["/console", "/console/", "/console/clients", "/console/style.css"] {
         let answer = get(service, target);
         assert_eq!(answer.status, 404, "{target}");
         assert!(text(&answer).contains("console.access"), "it says what to do");
@@ -227,6 +230,9 @@ fn a_payments_story_is_told_from_its_first_word_to_its_money() {
     let nothing = get(&service, &link);
     assert_eq!(nothing.status, 404);
     assert!(text(&nothing).contains("Nothing is known of"));
+    let front = get(&service, "/");
+    assert_eq!((front.status, front.header("location")), (303, Some("/console")));
+    assert_eq!(get(&service, "/console/").status, 200);
 
     grpc.record_payment(payment.record(payment.succeeded())).expect("recorded");
     assert!(payment_page(&service, &payment).contains("Paid, and nobody asked to cancel it."));

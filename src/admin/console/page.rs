@@ -84,7 +84,7 @@ pub(super) fn search(psp_ids: &[String], id: &str, psp: &str) -> Markup {
                 input id="id" name="id" type="text" value=(id) required maxlength="64" autocomplete="off" spellcheck="false";
             }
             div {
-                label for="psp" { "Wallet (pspId)" @if !psp_ids.is_empty() { ", if not all" } }
+                label for="psp" { "Wallet (pspId)" @if !psp_ids.is_empty() { ", if it is none of the usual" } }
                 input id="psp" name="psp" type="text" value=(psp) maxlength="64" list="psps" autocomplete="off" spellcheck="false";
                 datalist id="psps" { @for psp in psp_ids { option value=(psp) {} } }
             }

@@ -155,12 +155,17 @@ fn nothing(console: &Console, who: &str, id: &str, psp: &str) -> Answer {
     let body = html! {
         p class="answer u" {
             "Nothing is known of " span.id { (id) }
-            @if !psp.is_empty() { " at the wallet " span.id { (psp) } } "."
+            @if !psp.is_empty() { " at the wallet " span.id { (psp) } }
+            @else if !console.psp_ids.is_empty() { " at the wallets that are searched: " (console.psp_ids.join(", ")) }
+            "."
+        }
+        @if psp.is_empty() {
+            p { "If it is another wallet's, say which: its pspId belongs to the name of a payment." }
         }
         p {
             "Neither a payment nor an authorization of this id was recorded, and no cancel of such a payment was answered. "
             "Compare it letter by letter: ids are matched exactly. A cancel that was refused before it was decided "
-            "(a wrong signature, say) leaves nothing here; the log has a line of it."
+            "(a wrong signature, say) leaves nothing here; metrics count it by its code."
         }
         (page::search(&console.psp_ids, id, psp))
     };

@@ -55,7 +55,7 @@ pub(super) struct Tail {
     #[arg(long)]
     once: bool,
     #[command(flatten)]
-    service: Service,
+    pub(super) service: Service,
 }
 
 #[derive(Clone, Debug)]

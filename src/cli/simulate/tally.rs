@@ -56,6 +56,8 @@ pub(super) struct Tally {
     pub(super) first: u64,
     pub(super) duplicates: u64,
     pub(super) retries: u64,
+    /// Requests that were due while the way to the wallet was cut.
+    pub(super) held: u64,
     /// By status: S, F, U.
     pub(super) statuses: BTreeMap<String, u64>,
     pub(super) codes: BTreeMap<String, u64>,

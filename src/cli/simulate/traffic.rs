@@ -183,6 +183,9 @@ impl Traffic {
             // requests a second, in thousandths, times microseconds are thousands of millionths; a day is never even
             due += rate * passed_us * random.random_range(50..=150) / 100 / 1_000;
             backlog += due / 1_000_000;
+            if cut {
+                self.shared().tally.held += due / 1_000_000;
+            }
             due %= 1_000_000;
             let mut now = if cut { 0 } else { backlog };
             if !cut && backlog > 3 {

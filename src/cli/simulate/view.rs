@@ -111,6 +111,12 @@ pub(super) fn summary(tally: &Tally, url: &str) -> String {
     for (code, count) in &tally.codes {
         text.extend([format!("  {count:>8}  {code}\n")]);
     }
+    if tally.held > 0 {
+        text.extend([format!(
+            "  {:>8}  of them held back by an outage, and sent in a burst after it\n",
+            tally.held
+        )]);
+    }
     if tally.nothing > 0 {
         text.extend([format!("  {:>8}  without an answer\n", tally.nothing)]);
     }
