@@ -605,6 +605,36 @@ fn a_token_of_the_file_is_in_no_output_and_in_no_other_file() {
     assert!(!active("IMPORT-SECRET-2"));
 }
 
+#[test]
+fn tokens_that_are_brought_in_again_revive_nothing_that_was_revoked_since() {
+    let service = Service::start(Options { onboarding: true, ..Options::default() });
+    let grpc = service.grpc();
+    let grants = [(); 3].map(|()| (Grant::new(), unique("token")));
+    let [(cancelled, of_cancelled), (revoked, of_revoked), (kept, of_kept)] = &grants;
+    let lines = grants.each_ref().map(|(grant, token)| {
+        let Grant { psp, acquirer, id } = grant;
+        format!(
+            r#"{{"pspId":"{psp}","authorizationId":"{id}","acquirerId":"{acquirer}","token":"{token}","kind":"access"}}"#
+        )
+    });
+    let file = service.dir().join("tokens.jsonl");
+    fs::write(&file, lines.join("\n")).unwrap();
+    let to = service.grpc_arguments();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let output = ended_with(&import("tokens", &file, &to), 0);
+    assert!(output.contains("tokens: 3 lines, 3 taken, 0 already there"), "{output}");
+    grpc.cancel_token(cancelled.cancel(of_cancelled)).expect("SUCCESS");
+    grpc.revoke_authorization(revoked.revoke()).expect("revoked");
+    let output = ended_with(&import("tokens", &file, &to), 0);
+    assert!(output.contains("tokens: 3 lines, 0 taken"), "{output}");
+    let active = |(grant, token): (&Grant, &str)| {
+        grpc.introspect_token(grant.introspect(token)).unwrap().active
+    };
+    assert!(!active((cancelled, of_cancelled)) && !active((revoked, of_revoked)));
+    assert!(active((kept, of_kept)));
+    assert!(grpc.cancel_token(cancelled.cancel(of_cancelled)).expect("SUCCESS").repeated);
+}
+
 /// What the wallet that moves in knows, 100,000 in all.
 const PAYMENTS: usize = 60_000;
 const TOKENS: usize = 40_000;
