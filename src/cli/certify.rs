@@ -26,6 +26,7 @@ use self::{
 use super::{
     Failure, Usage, print_all,
     target::{self, Target, TargetArgs},
+    wire::shortened,
 };
 use crate::bridge::keys::PrivateKey;
 
@@ -163,13 +164,16 @@ impl Certify {
         write(&self.html, &|| report::html::written(&report))?;
         let summary = report::text::summary(&report, io::stdout().is_terminal() && colours());
         print_all(summary.as_bytes())?;
-        if report.count(Outcome::is_failed) > 0 { Err(Failure.into()) } else { Ok(()) }
+        let good = report.count(Outcome::is_failed) == 0 && !report.is_cut_short();
+        if good { Ok(()) } else { Err(Failure.into()) }
     }
 
     fn chosen(&self) -> Result<Vec<Check>, Usage> {
         let all = checks::all();
         for word in self.only.iter().chain(&self.skip) {
-            if !all.iter().any(|check| is_meant(check, std::slice::from_ref(word))) {
+            if word.is_empty()
+                || !all.iter().any(|check| is_meant(check, std::slice::from_ref(word)))
+            {
                 return Err(Usage(format!("there is no check `{word}`; --list tells them all")));
             }
         }
@@ -261,7 +265,8 @@ fn run_all(wallet: &Wallet, checks: &[Check], verbose: bool) -> Report {
         let verdict = (check.run)(wallet);
         let outcome = match verdict {
             Ok(()) => Outcome::Passed,
-            Err(Stop::Failed(why)) => Outcome::Failed(why),
+            // what came from the wallet may stand in it
+            Err(Stop::Failed(why)) => Outcome::Failed(shortened(why.as_bytes())),
             Err(Stop::Skipped(why)) => Outcome::Skipped(why),
         };
         let tried = Tried {

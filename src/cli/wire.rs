@@ -107,31 +107,58 @@ impl Endpoint {
             TcpStream::connect_timeout(address, wait).map_err(|error| failed = error).ok()
         });
         let Some(socket) = connected else { return Err(NoAnswer::Connect(failed)) };
-        let set = || {
-            socket.set_nodelay(true)?;
-            socket.set_write_timeout(Some(wait))?;
-            socket.set_read_timeout(Some(wait))
-        };
+        let set = || socket.set_nodelay(true);
         set().map_err(NoAnswer::Connect)?;
+        let mut socket = Timed { socket, until: Instant::now() + wait };
         let wire = match &self.tls {
             None => Wire::Plain(socket),
             Some((config, name)) => {
                 let mut tls = ClientConnection::new(Arc::clone(config), name.clone())
                     .map_err(|error| NoAnswer::Connect(io::Error::other(error)))?;
-                let mut socket = socket;
                 while tls.is_handshaking() {
                     tls.complete_io(&mut socket).map_err(NoAnswer::Connect)?;
                 }
                 Wire::Tls(Box::new(StreamOwned::new(tls, socket)))
             }
         };
-        Ok(Connection { wire, read: Vec::new() })
+        Ok(Connection { wire, read: Vec::new(), wait })
+    }
+}
+
+/// A socket that ends in time: also where TLS or a long text takes many reads or writes.
+struct Timed {
+    socket: TcpStream,
+    until: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(self.left()?)?;
+        self.socket.read(into)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(self.left()?)?;
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
     }
 }
 
 enum Wire {
-    Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Plain(Timed),
+    Tls(Box<StreamOwned<ClientConnection, Timed>>),
 }
 
 /// A connection, of which several requests may be asked.
@@ -139,11 +166,21 @@ pub(super) struct Connection {
     wire: Wire,
     /// Read, and not of an answer yet.
     read: Vec<u8>,
+    /// How long a peer may take to take what is sent.
+    wait: Duration,
 }
 
 impl Connection {
+    fn timed(&mut self) -> &mut Timed {
+        match &mut self.wire {
+            Wire::Plain(socket) => socket,
+            Wire::Tls(stream) => &mut stream.sock,
+        }
+    }
+
     /// Sends bytes. A peer that closed meanwhile is seen when its answer is read.
     pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.timed().until = Instant::now() + self.wait;
         let wire: &mut dyn Write = match &mut self.wire {
             Wire::Plain(socket) => socket,
             Wire::Tls(stream) => stream,
@@ -158,12 +195,7 @@ impl Connection {
             return Err(NoAnswer::TimedOut(wait));
         }
         let mut bytes = [0; 16 * 1024];
-        let socket = match &mut self.wire {
-            Wire::Plain(socket) => socket,
-            Wire::Tls(stream) => &mut stream.sock,
-        };
-        // a socket that takes no time-out is told by its next read
-        drop(socket.set_read_timeout(Some(left)));
+        self.timed().until = until;
         let read = match &mut self.wire {
             Wire::Plain(socket) => socket.read(&mut bytes),
             Wire::Tls(stream) => stream.read(&mut bytes),
@@ -178,7 +210,7 @@ impl Connection {
             {
                 Err(NoAnswer::TimedOut(wait))
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.more(until, wait),
             // a reset, or TLS without its goodbye
             Err(_) => Err(NoAnswer::Ended("without an answer")),
         }
@@ -288,7 +320,7 @@ impl Connection {
             let size = String::from_utf8_lossy(&line[..end]).into_owned();
             let size = size.split(';').next().unwrap_or_default().trim();
             let size = usize::from_str_radix(size, 16).map_err(|_| NoAnswer::NotHttp("a chunk"))?;
-            if size + body.len() > ANSWER_BYTES_MAX {
+            if size.saturating_add(body.len()) > ANSWER_BYTES_MAX {
                 return Err(NoAnswer::NotHttp("longer than a megabyte"));
             }
             self.fill(size + 2, until, wait)?;
@@ -340,22 +372,33 @@ impl Answer {
         for (name, value) in &self.headers {
             text.extend([format!("{name}: {value}\n")]);
         }
-        format!("{text}\n{}", shortened(&self.body))
+        format!("{}\n{}", up_to(HEAD_MOST, text.as_bytes()), shortened(&self.body))
     }
 }
 
+/// Most of an answer's head that is shown, in bytes.
+const HEAD_MOST: usize = 8_192;
+
 /// Bytes as a person may read them: not all of a long body, and nothing that steers a terminal.
 pub(super) fn shortened(bytes: &[u8]) -> String {
-    const MOST: usize = 1_500;
+    up_to(1_500, bytes)
+}
+
+fn up_to(most: usize, bytes: &[u8]) -> String {
     let visible = |c: char| match c {
         '\n' | '\t' => c.to_string(),
         '\r' => "\\r".to_owned(),
-        c if c.is_control() => format!("\\u{{{:x}}}", u32::from(c)),
+        // marks that turn the direction of writing are no control characters to Unicode
+        c if c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+        {
+            format!("\\u{{{:x}}}", u32::from(c))
+        }
         c => c.to_string(),
     };
-    let shown = &bytes[..bytes.len().min(MOST)];
+    let shown = &bytes[..bytes.len().min(most)];
     let text: String = String::from_utf8_lossy(shown).chars().map(visible).collect();
-    if bytes.len() > MOST {
+    if bytes.len() > most {
         return format!("{text}… ({} bytes in all)", bytes.len());
     }
     text

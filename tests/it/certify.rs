@@ -7,6 +7,8 @@ pub mod proxy;
 use std::{
     collections::BTreeSet,
     fs,
+    io::{Read as _, Write as _},
+    net::TcpListener,
     path::Path,
     process::{Output, Stdio},
     sync::{Arc, Mutex, OnceLock},
@@ -407,9 +409,46 @@ fn a_run_is_bounded_in_requests() {
     let flags = flags(service, service.ports().bridge.port());
     let more = ["--only", "form.time", "--max-requests", "3", "--json", text(&json)];
     let output = certify(&flags, &more);
-    ended_with(&output, 0);
+    // what was left out is no pass
+    ended_with(&output, 1);
     assert_eq!(with_outcome(&read(&json), "passed").len(), 3);
     assert!(out(&output).contains("needs more requests than --max-requests allows"));
+    assert!(out(&output).contains("incomplete: 3 checks passed"), "{}", out(&output));
+}
+
+/// Whatever answers: no panic, no end of memory, nothing that steers a terminal.
+#[test]
+fn an_endpoint_that_means_harm_fails_and_does_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for (nth, socket) in listener.incoming().flatten().enumerate() {
+            thread::spawn(move || {
+                let mut socket = socket;
+                drop(socket.read(&mut [0; 8192]));
+                let hostile = "x: \u{1b}[2J\u{202e}\r\n";
+                let answer = match nth % 3 {
+                    0 => format!(
+                        "HTTP/1.1 200 OK\r\n{hostile}transfer-encoding: chunked\r\n\r\n1\r\na\r\n{:x}\r\n",
+                        usize::MAX
+                    ),
+                    1 => format!(
+                        "HTTP/1.1 200 \u{1b}[31m\r\n{hostile}content-length: {}\r\n\r\n",
+                        usize::MAX
+                    ),
+                    _ => format!(
+                        "HTTP/1.1 200 OK\r\n{hostile}signature: \u{1b}[1A\r\ncontent-length: 59\r\n\r\n\
+                         {{\"result\":{{\"resultCode\":\"\\u001b[2Jx\",\"resultStatus\":\"S\"}}}}   "
+                    ),
+                };
+                drop(socket.write_all(answer.as_bytes()));
+            });
+        }
+    });
+    let output = certify(&flags(shared(), port), &["--only", "form", "--verbose"]);
+    ended_with(&output, 1);
+    let said = out(&output);
+    assert!(said.contains("FAIL") && !said.contains(['\u{1b}', '\u{202e}']), "{said:.2000}");
 }
 
 #[test]

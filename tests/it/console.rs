@@ -56,7 +56,7 @@ fn payment_page(service: &Service, payment: &Payment) -> String {
 #[test]
 fn it_is_not_there_unless_somebody_may_look() {
     let service = Service::shared();
-    let here = get(&service, "/");
+    let here = get(service, "/");
     assert_eq!(here.status, 200);
     assert!(text(&here).contains("/readyz") && text(&here).contains("console.access"));
     for target in ["/console", "/console/", "/console/clients", "/console/style.css"] {

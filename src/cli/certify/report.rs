@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use super::{super::target::Target, checks::CHAPTERS, wallet::Exchange};
 
+/// How the reason of a check begins that a bound of the run left out.
+pub(super) const CUT_SHORT: &str = "needs more";
+
 /// How a check ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -112,6 +115,12 @@ impl Report {
         self.begun.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
     }
 
+    /// Whether a bound of the run left checks out.
+    pub(super) fn is_cut_short(&self) -> bool {
+        let cut = |outcome: &Outcome| matches!(outcome, Outcome::Skipped(why) if why.starts_with(CUT_SHORT));
+        self.count(cut) > 0
+    }
+
     /// In a sentence.
     pub(super) fn verdict(&self) -> String {
         let (failed, skipped) = (self.count(Outcome::is_failed), self.count(Outcome::is_skipped));
@@ -119,6 +128,11 @@ impl Report {
         let passed = self.count(Outcome::is_passed);
         if failed > 0 {
             return format!("{failed} of {} checks failed{skipped}", passed + failed);
+        }
+        if self.is_cut_short() {
+            return format!(
+                "incomplete: {passed} checks passed{skipped}, as --time-limit or --max-requests were reached"
+            );
         }
         if passed == 0 {
             return format!("nothing was checked{skipped}");

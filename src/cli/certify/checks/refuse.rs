@@ -8,7 +8,7 @@ use super::{Checks, Source};
 use crate::{
     bridge::signature,
     cli::{
-        certify::wallet::{Verdict, Wallet, failed},
+        certify::wallet::{Stop, Verdict, Wallet, failed},
         target::unique,
         wire::Request,
     },
@@ -146,6 +146,9 @@ fn clients(checks: &mut Checks) {
     for (name, what, ids) in ids {
         checks.add(format!("client-{name}"), format!("{what} is INVALID_CLIENT"), move |wallet| {
             let ids = ids(&wallet.target.client_id);
+            if ids == [&*wallet.target.client_id] {
+                return Err(Stop::Skipped("needs a Client-Id with letters".to_owned()));
+            }
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             wallet.turns_away(&wallet.payment().client_ids(&ids), "INVALID_CLIENT")
         });

@@ -98,7 +98,7 @@ fn facts(report: &Report) -> String {
 pub(in super::super) fn written(report: &Report) -> String {
     let verdict = if report.count(Outcome::is_failed) > 0 {
         "failed"
-    } else if report.count(Outcome::is_passed) == 0 {
+    } else if report.count(Outcome::is_passed) == 0 || report.is_cut_short() {
         "skipped"
     } else {
         "passed"

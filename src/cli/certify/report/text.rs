@@ -46,7 +46,11 @@ pub(in super::super) fn line(tried: &Tried, verbose: bool, colours: bool) -> Str
 
 /// The end of it.
 pub(in super::super) fn summary(report: &Report, colours: bool) -> String {
-    let code = if report.count(Outcome::is_failed) > 0 { "1;31" } else { "1;32" };
+    let code = match report.count(Outcome::is_failed) {
+        1.. => "1;31",
+        0 if report.is_cut_short() => "1;33",
+        0 => "1;32",
+    };
     let mut text = format!(
         "\n{}: {} requests to {} in {}\n",
         coloured(&report.verdict(), code, colours),
