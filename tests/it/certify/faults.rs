@@ -423,7 +423,28 @@ pub const FAULTS: &[Wrong] = &[
                 json.to_string().into_bytes()
             })
         },
-        &["answer.shape", "answer.message-length", "answer.message-names"],
+        // it may be, and yet a person would want it
+        &["answer.message-names"],
+    ),
+    wrong(
+        "resultMessage is empty",
+        |_, request, answer| {
+            with_body(request, answer, |mut json| {
+                json["result"]["resultMessage"] = "".into();
+                json.to_string().into_bytes()
+            })
+        },
+        &["answer.message-length", "answer.message-names"],
+    ),
+    wrong(
+        "resultMessage is a number",
+        |_, request, answer| {
+            with_body(request, answer, |mut json| {
+                json["result"]["resultMessage"] = 7.into();
+                json.to_string().into_bytes()
+            })
+        },
+        &["answer.shape", "answer.message-names"],
     ),
     // signatures of answers
     wrong(
