@@ -1,6 +1,10 @@
 //! What the benches share: processes on cores of their own, and a loader that sends what was made beforehand.
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::pedantic, clippy::restriction)]
 
+pub mod h2;
+pub mod report;
+pub mod service;
+
 use std::{
     cell::RefCell,
     fs,

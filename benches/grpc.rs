@@ -1,0 +1,340 @@
+//! The same commands over gRPC: cancels, durable; IntrospectToken; the feed; beside gRPC's own health check, as tonic
+//! serves it bare, and as it is served behind the listener and the layers that every call meets.
+//!
+//! `cargo bench --bench grpc -- [CALLS] [ROUNDS] [EVENTS]`, by default 20000 calls, 3 rounds, 50000 events. The service is
+//! the real binary on one core; the loader, which only writes and reads frames, has the other, and so has PostgreSQL if
+//! `initdb` is installed. Rounds are interleaved; the table has medians. `target/bench/grpc.json` has the same.
+//!
+//! *Delay* is from the decision, by the service's clock in whole milliseconds, to the event at its consumer, while cancels
+//! arrive at half the rate that was reached: so the commit is in it.
+#![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction)]
+
+#[path = "../tests/it/harness/mod.rs"]
+mod harness;
+mod rig;
+mod signed;
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use alipayplus_cancel::{bridge::keys::PrivateKey, grpc::wire};
+use harness::postgres::Cluster;
+use prost::Message as _;
+use tonic::transport::Endpoint;
+use wire::feed_service_client::FeedServiceClient;
+
+use self::rig::{
+    at,
+    h2::{Method, calls},
+    on_its_core,
+    report::{Report, median, spread},
+    service::{Home, Service},
+};
+
+/// How the process is told to be a server.
+const BARE: &str = "ALIPAYPLUS_CANCEL_BENCH_BARE";
+const CONNECTIONS: usize = 4;
+const STREAMS: usize = 32;
+
+const CHECK: Method = Method { path: "/grpc.health.v1.Health/Check", answers_with: &[8, 1] };
+const CANCEL_PAYMENT: Method =
+    Method { path: "/alipayplus.cancel.v1.CancelService/CancelPayment", answers_with: b"Success" };
+const CANCEL_TOKEN: Method =
+    Method { path: "/alipayplus.cancel.v1.CancelService/CancelToken", answers_with: b"Success" };
+/// active: true
+const INTROSPECT: Method =
+    Method { path: "/alipayplus.cancel.v1.TokenService/IntrospectToken", answers_with: &[8, 1] };
+
+/// Tonic's health service with nothing of ours around it.
+struct Bare {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+impl Bare {
+    fn start() -> Self {
+        let mut process = Command::new("taskset")
+            .args(["-c", rig::SERVER])
+            .arg(env::current_exe().expect("this program"))
+            .env(BARE, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("taskset");
+        let mut line = String::new();
+        let stdout = process.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        Self { process, address: line.trim().parse().expect("an address") }
+    }
+}
+
+/// Being that server.
+fn serve() -> ! {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("one");
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("{}", listener.local_addr().expect("an address"));
+        std::io::stdout().flush().expect("a pipe");
+        let incoming =
+            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        let (_reporter, health) = tonic_health::server::health_reporter();
+        let server = tonic::transport::Server::builder().add_service(health);
+        server.serve_with_incoming(incoming).await.expect("it serves");
+        unreachable!("nobody ends it");
+    })
+}
+
+fn cancel_payment(id: usize) -> Vec<u8> {
+    wire::CancelPaymentRequest {
+        acquirer_id: signed::ACQUIRER.to_owned(),
+        psp_id: signed::PSP.to_owned(),
+        payment_request_id: format!("grpc-{id}"),
+    }
+    .encode_to_vec()
+}
+
+fn cancel_token(id: usize) -> Vec<u8> {
+    wire::CancelTokenRequest {
+        acquirer_id: signed::ACQUIRER.to_owned(),
+        psp_id: signed::PSP.to_owned(),
+        access_token: signed::token(id),
+        ..Default::default()
+    }
+    .encode_to_vec()
+}
+
+fn introspect(id: usize) -> Vec<u8> {
+    wire::IntrospectTokenRequest { psp_id: signed::PSP.to_owned(), token: signed::token(id) }
+        .encode_to_vec()
+}
+
+#[derive(Default)]
+struct Rounds {
+    rate: Vec<f64>,
+    cpu: Vec<f64>,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    commits: Vec<f64>,
+}
+
+fn measure(
+    server: (u32, SocketAddr),
+    method: &Method,
+    messages: Vec<Vec<u8>>,
+    service: Option<&Service>,
+    into: &mut Rounds,
+) {
+    let count = messages.len() as f64;
+    let commits =
+        || service.map_or(0.0, |it| it.metrics().sum("alipayplus_cancel_commits_total", ""));
+    let before = (rig::cpu(server.0), commits());
+    let mut seen = on_its_core(calls(server.1, method, messages, CONNECTIONS, STREAMS, None));
+    assert_eq!(seen.successes.len() as f64, count, "{}: {} others", method.path, seen.others);
+    into.cpu.push((rig::cpu(server.0) - before.0).as_secs_f64() * 1e6 / count);
+    into.commits.push((commits() - before.1) / count);
+    into.rate.push(seen.per_second());
+    into.p50.push(at(&mut seen.successes, 500).as_secs_f64() * 1e3);
+    into.p99.push(at(&mut seen.successes, 990).as_secs_f64() * 1e3);
+}
+
+/// A consumer that begins now.
+async fn subscribe(
+    address: SocketAddr,
+    name: &str,
+    start: wire::SubscribeStart,
+) -> tonic::Streaming<wire::SubscribeResponse> {
+    let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    let channel = channel.connect().await.expect("a connection");
+    let request = wire::SubscribeRequest {
+        consumer: name.to_owned(),
+        start: start.into(),
+        ..Default::default()
+    };
+    let stream = FeedServiceClient::new(channel).subscribe(request).await.expect("a stream");
+    let mut stream = stream.into_inner();
+    stream.message().await.expect("a message").expect("a message");
+    stream
+}
+
+/// How many events a second one consumer gets of what is there.
+fn replay(service: &Service, name: &str, events: usize) -> (f64, f64) {
+    let before = service.cpu();
+    let rate = on_its_core(async {
+        let mut stream = subscribe(service.grpc, name, wire::SubscribeStart::Earliest).await;
+        let begun = Instant::now();
+        let mut got = 0;
+        while got < events {
+            let message = stream.message().await.expect("a stream").expect("a message");
+            got += usize::from(message.event.is_some());
+        }
+        events as f64 / begun.elapsed().as_secs_f64()
+    });
+    (rate, (service.cpu() - before).as_secs_f64() * 1e6 / events as f64)
+}
+
+/// How long events are on their way while cancels arrive at this rate, in milliseconds.
+fn delays(service: &Service, messages: Vec<Vec<u8>>, rate: f64) -> Vec<f64> {
+    let count = messages.len();
+    let mut delays = on_its_core(async {
+        let mut stream = subscribe(service.grpc, "live", wire::SubscribeStart::End).await;
+        let address = service.grpc;
+        let load = tokio::task::spawn_local(async move {
+            calls(address, &CANCEL_PAYMENT, messages, CONNECTIONS, STREAMS, Some(rate)).await
+        });
+        let mut delays = Vec::new();
+        while delays.len() < count {
+            let message = stream.message().await.expect("a stream").expect("a message");
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
+            if let Some(decided) = message.event.and_then(|event| event.decided_at) {
+                let decided = decided.seconds as f64 * 1e3 + f64::from(decided.nanos) / 1e6;
+                delays.push(now.as_secs_f64() * 1e3 - decided);
+            }
+        }
+        load.await.expect("the load");
+        delays
+    });
+    delays.sort_by(f64::total_cmp);
+    delays
+}
+
+fn main() {
+    if env::var(BARE).is_ok() {
+        serve();
+    }
+    let numbers: Vec<usize> =
+        env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let count = numbers.first().copied().unwrap_or(20_000);
+    let rounds = numbers.get(1).copied().unwrap_or(3);
+    let events = numbers.get(2).copied().unwrap_or(50_000);
+    let dir = tempfile::tempdir().expect("a folder");
+    let client = PrivateKey::generate(2048).expect("a key");
+    rig::pin(rig::LOADER);
+    let database =
+        harness::postgres::is_there_or_skip().then(|| Cluster::start(Default::default()));
+    rig::pin("0,1");
+    let mut stores = vec![("embedded", None)];
+    stores.extend(database.as_ref().map(|it| ("postgres", Some(it.fresh_database()))));
+
+    let lines = dir.path().join("tokens.jsonl");
+    let mut file = std::io::BufWriter::new(fs::File::create(&lines).expect("a file"));
+    // those that are asked about, and those that are cancelled
+    for id in 0..(rounds + 1) * count {
+        let (psp, acquirer, token) = (signed::PSP, signed::ACQUIRER, signed::token(id));
+        writeln!(
+            file,
+            r#"{{"pspId":"{psp}","authorizationId":"consent-{id}","acquirerId":"{acquirer}","token":"{token}","kind":"access"}}"#
+        )
+        .expect("to write");
+    }
+    file.flush().expect("to write");
+    let services: Vec<_> = stores
+        .iter()
+        .map(|(name, url)| {
+            let home = Home::furnish(&dir.path().join(name), url.as_deref(), &client, "");
+            home.tool(&["import", "tokens", lines.to_str().expect("a path")]);
+            home.tool(&["import", "complete"]);
+            (*name, home.start())
+        })
+        .collect();
+    let bare = Bare::start();
+
+    let mut table: Vec<(String, Rounds)> = Vec::new();
+    for round in 0..=rounds {
+        let ids = round * count..(round + 1) * count;
+        let mut nth = 0;
+        let mut run = |name: String, server, method: &Method, messages, service| {
+            if table.len() == nth {
+                table.push((name, Rounds::default()));
+            }
+            let mut warm = Rounds::default();
+            let into = if round == 0 { &mut warm } else { &mut table[nth].1 };
+            measure(server, method, messages, service, into);
+            nth += 1;
+        };
+        let checks = || vec![Vec::new(); count];
+        run(
+            "Check, tonic alone".to_owned(),
+            (bare.process.id(), bare.address),
+            &CHECK,
+            checks(),
+            None,
+        );
+        for (name, service) in &services {
+            let server = (service.id(), service.grpc);
+            if *name == "embedded" {
+                run("Check, behind our layers".to_owned(), server, &CHECK, checks(), None);
+            }
+            // tokens of the round after this one: they are not cancelled yet
+            let known = ids.clone().map(introspect).collect();
+            run(format!("IntrospectToken, {name}"), server, &INTROSPECT, known, None);
+            let payments = ids.clone().map(cancel_payment).collect();
+            run(format!("CancelPayment, {name}"), server, &CANCEL_PAYMENT, payments, Some(service));
+            let tokens = ids.clone().map(cancel_token).collect();
+            run(format!("CancelToken, {name}"), server, &CANCEL_TOKEN, tokens, Some(service));
+        }
+    }
+
+    let mut report = Report::new("grpc");
+    let cpu = |name: &str| {
+        let rounds = table.iter().find(|row| row.0 == name);
+        rounds.map_or(f64::NAN, |row| median(&row.1.cpu))
+    };
+    let (alone, layered) = (cpu("Check, tonic alone"), cpu("Check, behind our layers"));
+    report.table(&format!("unary calls, {CONNECTIONS} connections with {STREAMS} calls at once on each; shares are of CPU: what a Check costs over what this costs"));
+    for (name, rounds) in &table {
+        let cpu = median(&rounds.cpu);
+        report.row(
+            "calls",
+            &[
+                (&format!("{:<26}", "call"), format!("{name:<26}").into(), 0),
+                ("calls/s", median(&rounds.rate).into(), 0),
+                ("spread %", spread(&rounds.rate).into(), 0),
+                ("CPU µs/call", cpu.into(), 1),
+                ("% of tonic", (100.0 * alone / cpu).into(), 0),
+                ("% of layers", (100.0 * layered / cpu).into(), 0),
+                ("p50 ms", median(&rounds.p50).into(), 2),
+                ("p99 ms", median(&rounds.p99).into(), 2),
+                ("commits/call", median(&rounds.commits).into(), 4),
+            ],
+        );
+    }
+
+    report.table("the feed, one consumer");
+    for (name, service) in &services {
+        let first = (rounds + 1) * count;
+        let load: Vec<_> = (first..first + events / 2).map(cancel_payment).collect();
+        let peak = table.iter().find(|row| row.0 == format!("CancelPayment, {name}"));
+        let half = median(&peak.expect("it was measured").1.rate) / 2.0;
+        let delays = delays(service, load, half);
+        let at = |share: usize| delays[(delays.len() - 1) * share / 1_000];
+        let there = (2 * (rounds + 1) * count + events / 2).min(events);
+        let replays: Vec<_> =
+            (0..rounds).map(|nth| replay(service, &format!("replay-{nth}"), there)).collect();
+        let rates: Vec<_> = replays.iter().map(|it| it.0).collect();
+        let cpus: Vec<_> = replays.iter().map(|it| it.1).collect();
+        report.row(
+            "feed",
+            &[
+                ("store", (*name).into(), 0),
+                ("replayed events/s", median(&rates).into(), 0),
+                ("spread %", spread(&rates).into(), 0),
+                ("CPU µs/event", median(&cpus).into(), 1),
+                ("cancels/s beside", half.into(), 0),
+                ("delay p50 ms", at(500).into(), 1),
+                ("delay p99 ms", at(990).into(), 1),
+            ],
+        );
+    }
+    report.write();
+}
