@@ -7,13 +7,11 @@
 //! `target/bench/connections.json` has the same.
 #![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction)]
 
-#[path = "../tests/it/harness/mod.rs"]
-mod harness;
 mod rig;
 mod signed;
 
 use std::{
-    env, fs,
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     thread,
@@ -21,9 +19,9 @@ use std::{
 };
 
 use alipayplus_cancel::bridge::keys::PrivateKey;
-use harness::h2::tls;
 
 use self::rig::{
+    harness::h2::tls,
     report::{Report, median, spread},
     service::{CLIENT, Home, Service},
 };
@@ -86,9 +84,9 @@ fn resident(service: &Service) -> f64 {
 }
 
 fn main() {
-    let mut numbers = env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
-    let count = numbers.next().unwrap_or(9_500);
-    let rounds = numbers.next().unwrap_or(3);
+    let numbers = rig::numbers();
+    let count = numbers.first().copied().unwrap_or(9_500);
+    let rounds = numbers.get(1).copied().unwrap_or(3);
     let dir = tempfile::tempdir().expect("a folder");
     let client = PrivateKey::generate(2048).expect("a key");
     let made = rcgen::generate_simple_self_signed(["wallet.example".to_owned()]).expect("one");

@@ -4,95 +4,22 @@
 //! service is the real binary with the embedded store in a temporary folder. Figures of one machine at one moment:
 //! compare within one run.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+#![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction)]
 
-use alipayplus_cancel::bridge::keys::PrivateKey;
+mod rig;
+
+use std::time::{Duration, Instant};
+
+use alipayplus_cancel::grpc::wire;
 use tonic::transport::{Channel, Endpoint};
-
-/// The contract, compiled for this bench.
-mod wire {
-    #![allow(clippy::all, clippy::pedantic, clippy::restriction, rust_2018_idioms, dead_code)]
-    #![allow(missing_docs)]
-    tonic::include_proto!("alipayplus.cancel.v1");
-}
-
 use wire::{cancel_service_client::CancelServiceClient, feed_service_client::FeedServiceClient};
 
-struct Service {
-    process: Child,
-    grpc: SocketAddr,
-}
+use self::rig::service::{Home, Service};
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-impl Service {
-    /// Resident memory, in MiB.
-    fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()));
-        let status = status.expect("a process of Linux");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-        let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("KiB");
-        kib / 1024
-    }
-
-    fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address");
-        // a consumer's own buffers are not what is measured
-        endpoint.initial_stream_window_size(65_535).connect_lazy()
-    }
-}
-
-fn start(dir: &Path) -> Service {
-    let key = PrivateKey::generate(2048).expect("a key");
-    fs::write(dir.join("wallet.pem"), key.pkcs8_pem().expect("PEM").as_bytes()).expect("a file");
-    fs::write(dir.join("hash.key"), [b'k'; 64]).expect("a file");
-    let settings = format!(
-        r#"
-store.url = "sqlite://{}/state.db"
-grpc.listen = "127.0.0.1:0"
-bridge.listen = "127.0.0.1:0"
-admin.listen = "127.0.0.1:0"
-tokens.hash_key_files = ["hash.key"]
-telemetry.log_level = "warn,alipayplus_cancel::cli=info"
-[[identity.keys]]
-version = "1"
-file = "wallet.pem"
-"#,
-        dir.display()
-    );
-    let file = dir.join("settings.toml");
-    fs::write(&file, settings).expect("a file");
-    let binary = env!("CARGO_BIN_EXE_alipayplus-cancel");
-    let mut process = Command::new(binary)
-        .args(["serve", "--config"])
-        .arg(&file)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary");
-    let mut lines = BufReader::new(process.stderr.take().expect("a pipe")).lines();
-    let ready = lines.by_ref().map_while(Result::ok).find(|line| line.contains("\"ready\""));
-    let ready: serde_json::Value =
-        serde_json::from_str(&ready.expect("it gets ready")).expect("a JSON log line");
-    let grpc = ready["grpc"].as_str().expect("an address").parse().expect("an address");
-    // whatever it logs, somebody must read
-    thread::spawn(move || lines.for_each(drop));
-    let complete =
-        Command::new(binary).args(["import", "complete", "--config"]).arg(&file).output();
-    assert!(complete.expect("the binary").status.success());
-    Service { process, grpc }
+fn channel(service: &Service) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{}", service.grpc)).expect("an address");
+    // a consumer's own buffers are not what is measured
+    endpoint.initial_stream_window_size(65_535).connect_lazy()
 }
 
 async fn cancel(client: &mut CancelServiceClient<Channel>, id: String) {
@@ -118,7 +45,7 @@ async fn subscribe(
 async fn fill(service: &Service, events: usize) {
     let begun = Instant::now();
     let workers = (0..64).map(|worker| {
-        let mut client = CancelServiceClient::new(service.channel());
+        let mut client = CancelServiceClient::new(channel(service));
         tokio::spawn(async move {
             for id in (worker..events).step_by(64) {
                 cancel(&mut client, format!("backlog-{id}")).await;
@@ -139,7 +66,7 @@ fn per_second(count: usize, took: Duration) -> u128 {
 async fn replay(service: &Service, events: usize, consumers: usize) {
     let begun = Instant::now();
     let readers = (0..consumers).map(|reader| {
-        let stream = subscribe(service.channel(), format!("replay-{consumers}-{reader}"));
+        let stream = subscribe(channel(service), format!("replay-{consumers}-{reader}"));
         tokio::spawn(async move {
             let mut stream = stream.await;
             for _ in 0..events {
@@ -162,13 +89,13 @@ async fn live(service: &Service, events: usize) {
         start: end.into(),
         ..wire::SubscribeRequest::default()
     };
-    let mut stream = FeedServiceClient::new(service.channel())
+    let mut stream = FeedServiceClient::new(channel(service))
         .subscribe(request)
         .await
         .expect("a stream")
         .into_inner();
     stream.message().await.expect("a message");
-    let mut client = CancelServiceClient::new(service.channel());
+    let mut client = CancelServiceClient::new(channel(service));
     let mut times = Vec::new();
     for id in 0..events {
         let asked = Instant::now();
@@ -194,21 +121,24 @@ async fn live(service: &Service, events: usize) {
 }
 
 async fn silent(service: &Service, consumers: usize) {
-    let before = service.resident();
+    let before = rig::memory_mb(service.id());
     let mut streams = Vec::new();
     for consumer in 0..consumers {
-        streams.push(subscribe(service.channel(), format!("silent-{consumer}")).await);
+        streams.push(subscribe(channel(service), format!("silent-{consumer}")).await);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let after = service.resident();
-    println!("{consumers} consumers that read nothing: {before} MiB before, {after} MiB after");
+    let after = rig::memory_mb(service.id());
+    println!("{consumers} consumers that read nothing: {before} MB before, {after} MB after");
 }
 
 fn main() {
-    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
-    let (events, consumers) = (numbers.next().unwrap_or(20_000), numbers.next().unwrap_or(100));
+    let numbers = rig::numbers();
+    let events = numbers.first().copied().unwrap_or(20_000);
+    let consumers = numbers.get(1).copied().unwrap_or(100);
     let dir = tempfile::tempdir().expect("a folder");
-    let service = start(dir.path());
+    let home = Home::with_clients(dir.path(), None, &[], "");
+    home.tool(&["import", "complete"]);
+    let service = home.start();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         live(&service, 1_000).await;

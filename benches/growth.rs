@@ -11,7 +11,7 @@ mod rig;
 mod signed;
 
 use std::{
-    env, fs,
+    fs,
     io::{BufWriter, Write as _},
     path::Path,
     process::{Command, Stdio},
@@ -64,8 +64,7 @@ fn size(dir: &Path) -> f64 {
 }
 
 fn main() {
-    let mut millions: Vec<usize> =
-        env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let mut millions = rig::numbers();
     if millions.is_empty() {
         millions = vec![0, 1, 10];
     }

@@ -9,35 +9,28 @@
 //! arrive at half the rate that was reached: so the commit is in it.
 #![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction)]
 
-#[path = "../tests/it/harness/mod.rs"]
-mod harness;
 mod rig;
 mod signed;
 
 use std::{
-    env, fs,
-    io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use alipayplus_cancel::{bridge::keys::PrivateKey, grpc::wire};
-use harness::postgres::Cluster;
 use prost::Message as _;
 use tonic::transport::Endpoint;
 use wire::feed_service_client::FeedServiceClient;
 
 use self::rig::{
     at,
+    child::{self, Listening},
     h2::{Method, calls},
     on_its_core,
     report::{Report, median, spread},
     service::{Home, Service},
 };
 
-/// How the process is told to be a server.
-const BARE: &str = "ALIPAYPLUS_CANCEL_BENCH_BARE";
 const CONNECTIONS: usize = 4;
 const STREAMS: usize = 32;
 
@@ -50,42 +43,12 @@ const CANCEL_TOKEN: Method =
 const INTROSPECT: Method =
     Method { path: "/alipayplus.cancel.v1.TokenService/IntrospectToken", answers_with: &[8, 1] };
 
-/// Tonic's health service with nothing of ours around it.
-struct Bare {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-impl Bare {
-    fn start() -> Self {
-        let mut process = Command::new("taskset")
-            .args(["-c", rig::SERVER])
-            .arg(env::current_exe().expect("this program"))
-            .env(BARE, "1")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("taskset");
-        let mut line = String::new();
-        let stdout = process.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        Self { process, address: line.trim().parse().expect("an address") }
-    }
-}
-
-/// Being that server.
+/// Being tonic's health service, with nothing of ours around it.
 fn serve() -> ! {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("one");
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        println!("{}", listener.local_addr().expect("an address"));
-        std::io::stdout().flush().expect("a pipe");
+        child::say(listener.local_addr().expect("an address"));
         let incoming =
             tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
         let (_reporter, health) = tonic_health::server::health_reporter();
@@ -209,35 +172,22 @@ fn delays(service: &Service, messages: Vec<Vec<u8>>, rate: f64) -> Vec<f64> {
 }
 
 fn main() {
-    if env::var(BARE).is_ok() {
+    if child::asked() {
         serve();
     }
-    let numbers: Vec<usize> =
-        env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let numbers = rig::numbers();
     let count = numbers.first().copied().unwrap_or(20_000);
     let rounds = numbers.get(1).copied().unwrap_or(3);
     let events = numbers.get(2).copied().unwrap_or(50_000);
     let dir = tempfile::tempdir().expect("a folder");
     let client = PrivateKey::generate(2048).expect("a key");
-    rig::pin(rig::LOADER);
-    let database =
-        harness::postgres::is_there_or_skip().then(|| Cluster::start(Default::default()));
-    rig::pin("0,1");
+    let database = rig::database();
     let mut stores = vec![("embedded", None)];
     stores.extend(database.as_ref().map(|it| ("postgres", Some(it.fresh_database()))));
 
     let lines = dir.path().join("tokens.jsonl");
-    let mut file = std::io::BufWriter::new(fs::File::create(&lines).expect("a file"));
     // those that are asked about, and those that are cancelled
-    for id in 0..(rounds + 1) * count {
-        let (psp, acquirer, token) = (signed::PSP, signed::ACQUIRER, signed::token(id));
-        writeln!(
-            file,
-            r#"{{"pspId":"{psp}","authorizationId":"consent-{id}","acquirerId":"{acquirer}","token":"{token}","kind":"access"}}"#
-        )
-        .expect("to write");
-    }
-    file.flush().expect("to write");
+    signed::write_tokens(&lines, 0..(rounds + 1) * count);
     let services: Vec<_> = stores
         .iter()
         .map(|(name, url)| {
@@ -247,7 +197,7 @@ fn main() {
             (*name, home.start())
         })
         .collect();
-    let bare = Bare::start();
+    let bare = Listening::this_program();
 
     let mut table: Vec<(String, Rounds)> = Vec::new();
     for round in 0..=rounds {
@@ -263,13 +213,7 @@ fn main() {
             nth += 1;
         };
         let checks = || vec![Vec::new(); count];
-        run(
-            "Check, tonic alone".to_owned(),
-            (bare.process.id(), bare.address),
-            &CHECK,
-            checks(),
-            None,
-        );
+        run("Check, tonic alone".to_owned(), (bare.id(), bare.address), &CHECK, checks(), None);
         for (name, service) in &services {
             let server = (service.id(), service.grpc);
             if *name == "embedded" {

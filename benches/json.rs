@@ -7,22 +7,16 @@
 //! the table has medians and the spread of the rate, (max − min) / median. `target/bench/json.json` has the same.
 #![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction)]
 
-#[path = "../tests/it/harness/mod.rs"]
-mod harness;
 mod rig;
 mod signed;
 
 use std::{
     collections::BTreeMap,
-    env, fs,
-    io::{BufWriter, Write as _},
-    ops::Range,
-    path::Path,
+    fs,
     time::{Duration, Instant},
 };
 
 use alipayplus_cancel::bridge::keys::PrivateKey;
-use harness::postgres::Cluster;
 
 use self::rig::{
     at, load, on_its_core,
@@ -63,20 +57,6 @@ fn rsa(key: &PrivateKey) -> [f64; 2] {
     [sign, verify]
 }
 
-/// Writes the lines of so many tokens, each of a consent of its own.
-fn tokens(file: &Path, ids: Range<usize>) {
-    let mut out = BufWriter::new(fs::File::create(file).expect("a file"));
-    for id in ids {
-        let (psp, acquirer, token) = (signed::PSP, signed::ACQUIRER, signed::token(id));
-        writeln!(
-            out,
-            r#"{{"pspId":"{psp}","authorizationId":"consent-{id}","acquirerId":"{acquirer}","token":"{token}","kind":"access"}}"#
-        )
-        .expect("to write");
-    }
-    out.flush().expect("to write");
-}
-
 fn measure(service: &Service, requests: Vec<Vec<u8>>, connections: usize, into: &mut Rounds) {
     let count = requests.len() as f64;
     let before = (service.cpu(), service.metrics());
@@ -96,8 +76,7 @@ fn measure(service: &Service, requests: Vec<Vec<u8>>, connections: usize, into: 
 }
 
 fn main() {
-    let numbers: Vec<usize> =
-        env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let numbers = rig::numbers();
     let count = numbers.first().copied().unwrap_or(8_000);
     let rounds = numbers.get(1).copied().unwrap_or(3);
     let mut connections = numbers.get(2..).unwrap_or_default().to_vec();
@@ -106,11 +85,7 @@ fn main() {
     }
     let dir = tempfile::tempdir().expect("a folder");
     let client = PrivateKey::generate(2048).expect("a key");
-    // on the loader's core, where its processes stay
-    rig::pin(rig::LOADER);
-    let database =
-        harness::postgres::is_there_or_skip().then(|| Cluster::start(Default::default()));
-    rig::pin("0,1");
+    let database = rig::database();
     let mut stores = vec![("embedded", None)];
     stores.extend(database.as_ref().map(|it| ("postgres", Some(it.fresh_database()))));
 
@@ -119,7 +94,7 @@ fn main() {
     // and as many once, before anything is measured
     let all = (rounds + 1) * connections.iter().map(|it| of(*it)).sum::<usize>();
     let lines = dir.path().join("tokens.jsonl");
-    tokens(&lines, 0..all);
+    signed::write_tokens(&lines, 0..all);
     let services: Vec<_> = stores
         .iter()
         .map(|(name, url)| {

@@ -8,10 +8,8 @@
 mod rig;
 
 use std::{
-    env,
-    io::{BufRead as _, BufReader, Write as _},
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
+    io::Write as _,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -20,47 +18,18 @@ use axum::{Router, body::Bytes, routing::post};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 
-use self::rig::{at, load, on_its_core};
-
-/// How the process is told to be a server.
-const ECHO: &str = "ALIPAYPLUS_CANCEL_BENCH_ECHO";
-
-struct Echo {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-impl Echo {
-    fn start(kind: &str) -> Self {
-        let mut process = Command::new("taskset")
-            .args(["-c", rig::SERVER])
-            .arg(env::current_exe().expect("this program"))
-            .env(ECHO, kind)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("taskset");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("a pipe"))
-            .read_line(&mut line)
-            .expect("a line");
-        Self { process, address: line.trim().parse().expect("an address") }
-    }
-}
+use self::rig::{
+    at,
+    child::{self, Listening},
+    load, on_its_core,
+};
 
 /// Being the server.
 fn serve() -> ! {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("one");
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        println!("{}", listener.local_addr().expect("an address"));
-        std::io::stdout().flush().expect("a pipe");
+        child::say(listener.local_addr().expect("an address"));
         let echo = Router::new().route("/", post(|body: Bytes| async { body }));
         loop {
             let (socket, _) = listener.accept().await.expect("a connection");
@@ -81,10 +50,10 @@ fn per_second(seconds: u64, mut work: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    if env::var(ECHO).is_ok() {
+    if child::asked() {
         serve();
     }
-    let seconds = env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(3);
+    let seconds = rig::numbers().first().map_or(3, |seconds| *seconds as u64);
     rig::pin(rig::SERVER);
     let key = PrivateKey::generate(2048).expect("a key");
     let message = [b'm'; 300];
@@ -121,13 +90,13 @@ fn main() {
     );
     println!("\naxum POST echo\nconnections   requests/s   CPU/request   p50        p99");
     for connections in [1usize, 64, 256, 3_000] {
-        let echo = Echo::start("axum");
+        let echo = Listening::this_program();
         let wave = |count| vec![request.clone().into_bytes(); count];
         on_its_core(load(echo.address, wave(3_000), connections, None));
-        let before = rig::cpu(echo.process.id());
+        let before = rig::cpu(echo.id());
         let count = if connections == 1 { 20_000 } else { 100_000 };
         let mut seen = on_its_core(load(echo.address, wave(count), connections, None));
-        let busy = (rig::cpu(echo.process.id()) - before).as_secs_f64();
+        let busy = (rig::cpu(echo.id()) - before).as_secs_f64();
         println!(
             "{connections:>11} {:>12.0} {:>10.1} µs   {:<10.1?} {:<10.1?}",
             seen.per_second(),

@@ -15,20 +15,18 @@ mod rig;
 mod signed;
 
 use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
     path::Path,
-    process::{Child, Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
-    thread,
     time::Duration,
 };
 
 use alipayplus_cancel::bridge::keys::PrivateKey;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
 
-use self::rig::{at, load, on_its_core};
+use self::rig::{
+    at, load, on_its_core,
+    service::{Home, Service},
+};
 
 /// The client that floods, and the one that does not.
 const CLIENTS: [&str; 2] = ["FLOOD", "OTHER"];
@@ -36,77 +34,12 @@ const CLIENTS: [&str; 2] = ["FLOOD", "OTHER"];
 const FAIR_RATE: usize = 200;
 const CONNECTIONS: usize = 6_000;
 
-struct Service {
-    process: Child,
-    bridge: SocketAddr,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-impl Service {
-    /// Starts one on core 0, with these `--set`.
-    fn start(dir: &Path, keys: &[PrivateKey; 2], set: &[&str]) -> Self {
-        fs::create_dir_all(dir).expect("a folder");
-        let write = |name: &str, text: &[u8]| fs::write(dir.join(name), text).expect("a file");
-        let wallet = PrivateKey::generate(2048).expect("a key");
-        write("wallet.pem", wallet.pkcs8_pem().expect("PEM").as_bytes());
-        write("hash.key", &[b'k'; 64]);
-        let mut settings = format!(
-            "store.url = \"sqlite://{}/state.db\"\ngrpc.listen = \"127.0.0.1:0\"\nbridge.listen = \"127.0.0.1:0\"\n\
-             admin.listen = \"127.0.0.1:0\"\ntokens.hash_key_files = [\"hash.key\"]\n\
-             limits.connections_per_source = 10000\n[[identity.keys]]\nversion = \"1\"\nfile = \"wallet.pem\"\n",
-            dir.display()
-        );
-        for (client, key) in CLIENTS.iter().zip(keys) {
-            write(&format!("{client}.pem"), key.public().spki_pem().as_bytes());
-            settings.push_str(&format!(
-                "[[clients]]\nid = \"{client}\"\npsp_ids = [\"*\"]\nrate = {{ per_second = 1000000, burst = 1000000 }}\n\
-                 [[clients.keys]]\nversion = \"1\"\npublic_key_file = \"{client}.pem\"\n"
-            ));
-        }
-        let file = dir.join("settings.toml");
-        fs::write(&file, settings).expect("a file");
-
-        let binary = env!("CARGO_BIN_EXE_alipayplus-cancel");
-        let mut command = Command::new("taskset");
-        command.args([
-            "-c",
-            rig::SERVER,
-            binary,
-            "serve",
-            "--set",
-            "telemetry.log_level=warn,alipayplus_cancel::cli=info",
-        ]);
-        command.arg("--config").arg(&file);
-        for set in set {
-            command.args(["--set", set]);
-        }
-        let mut process = command.stderr(Stdio::piped()).spawn().expect("taskset and the binary");
-        let mut lines = BufReader::new(process.stderr.take().expect("a pipe")).lines();
-        let ready = lines.by_ref().map_while(Result::ok).find(|line| line.contains("\"ready\""));
-        let ready = ready.expect("the service gets ready");
-        let ready: serde_json::Value = serde_json::from_str(&ready).expect("a JSON log line");
-        let bridge = ready["bridge"].as_str().expect("an address").parse().expect("an address");
-        // whatever it logs, somebody must read
-        thread::spawn(move || lines.for_each(drop));
-        let complete =
-            Command::new(binary).args(["import", "complete", "--config"]).arg(&file).output();
-        assert!(complete.expect("the binary").status.success());
-        Self { process, bridge }
-    }
-
-    fn cpu(&self) -> Duration {
-        rig::cpu(self.process.id())
-    }
-
-    fn memory_mb(&self) -> u64 {
-        rig::memory_mb(self.process.id())
-    }
+/// Starts one on core 0, with these `--set`.
+fn start(dir: &Path, keys: &[PrivateKey; 2], set: &[&str]) -> Service {
+    let clients = [(CLIENTS[0], &keys[0]), (CLIENTS[1], &keys[1])];
+    let home = Home::with_clients(dir, None, &clients, "");
+    home.tool(&["import", "complete"]);
+    home.start_with(set)
 }
 
 /// So many requests of a client's, none of them made before. Signed on both cores: nothing is measured now.
@@ -114,20 +47,11 @@ fn requests(client: usize, keys: &[PrivateKey; 2], count: usize) -> Vec<Vec<u8>>
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let first = NEXT.fetch_add(count, Ordering::Relaxed);
     let key = &keys[client];
-    let half = first + count / 2;
-    thread::scope(|scope| {
-        let halves = [first..half, half..first + count].map(|ids| {
-            scope.spawn(move || {
-                ids.map(|id| signed::request(CLIENTS[client], key, id)).collect::<Vec<_>>()
-            })
-        });
-        halves.into_iter().flat_map(|half| half.join().expect("signatures")).collect()
-    })
+    signed::many(first..first + count, |id| signed::request(CLIENTS[client], key, id))
 }
 
 fn main() {
-    let seconds =
-        std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(10usize);
+    let seconds = rig::numbers().first().copied().unwrap_or(10);
     let dir = tempfile::tempdir().expect("a folder");
     let keys = [(); 2].map(|()| PrivateKey::generate(2048).expect("a key"));
     // held beside the measurements
@@ -138,7 +62,7 @@ fn main() {
     };
 
     // 1. the peak
-    let service = Service::start(&dir.path().join("all"), &keys, &[]);
+    let service = start(&dir.path().join("all"), &keys, &[]);
     // memory that is touched for the first time costs more than a request
     run(service.bridge, requests(0, &keys, 9_000), 3_000, None);
     let before = service.cpu();
@@ -153,7 +77,7 @@ fn main() {
     );
 
     // 2. r: a second service with room for one, which an unfinished request takes
-    let full = Service::start(
+    let full = start(
         &dir.path().join("full"),
         &keys,
         &[
@@ -205,7 +129,7 @@ fn main() {
             at(&mut seen.successes, 500),
             at(&mut seen.successes, 990),
             at(&mut seen.refusals, 990),
-            service.memory_mb(),
+            rig::memory_mb(service.id()),
             100.0 * busy,
         );
     }
@@ -218,7 +142,7 @@ fn main() {
         })
         .collect();
     let limits: Vec<&str> = limits.iter().map(String::as_str).collect();
-    let service = Service::start(&dir.path().join("fair"), &keys, &limits);
+    let service = start(&dir.path().join("fair"), &keys, &limits);
     let mut rounds: Vec<[Duration; 2]> = Vec::new();
     println!("\nround  quiet p99   beside 20 times its rate p99");
     for round in 1..=5 {

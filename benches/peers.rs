@@ -8,61 +8,25 @@
 //! the loader's core. Rounds are interleaved; the table has medians. `target/bench/peers.json` has the same.
 #![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction)]
 
-#[path = "../tests/it/harness/mod.rs"]
-mod harness;
 mod rig;
 mod signed;
 
 use std::{
-    env, fs,
-    io::{BufRead as _, BufReader},
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
+    process::Command,
 };
 
 use alipayplus_cancel::bridge::keys::PrivateKey;
-use harness::postgres::Cluster;
 
 use self::rig::{
-    at, load, on_its_core,
+    at,
+    child::Listening,
+    load, on_its_core,
     report::{Report, median, spread},
     service::{CLIENT, Home, Service},
 };
-
-/// A peer that runs, until it is dropped.
-struct Peer {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-impl Peer {
-    fn start(program: &[PathBuf], keys: &Path, database: &str) -> Self {
-        let mut process = Command::new("taskset")
-            .args(["-c", rig::SERVER])
-            .args(program)
-            .env("PRIVATE_KEY", keys.join("wallet.pem"))
-            .env("PUBLIC_KEY", keys.join("client.pem"))
-            .env("CLIENT", CLIENT)
-            .env("DATABASE", database)
-            .env("NODE_ENV", "production")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("taskset and a peer");
-        let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
-        let address = lines.next().expect("it starts").expect("a line").trim().parse();
-        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
-        Self { process, address: address.expect("an address") }
-    }
-}
 
 fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -72,8 +36,7 @@ fn run(command: &mut Command) {
 /// The programs of the peers, with what they need.
 fn install() -> [Vec<PathBuf>; 2] {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
-    let target = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    let target = rig::target();
     let (node, python) = (target.join("bench/peers/node"), target.join("bench/peers/python"));
     fs::create_dir_all(&node).expect("a folder");
     for name in ["package.json", "server.mjs"] {
@@ -96,21 +59,20 @@ fn install() -> [Vec<PathBuf>; 2] {
 
 enum Server {
     Ours(Service),
-    Peer(Peer),
+    Peer(Listening),
 }
 
 impl Server {
     fn at(&self) -> (u32, SocketAddr) {
         match self {
             Self::Ours(service) => (service.id(), service.bridge),
-            Self::Peer(peer) => (peer.process.id(), peer.address),
+            Self::Peer(peer) => (peer.id(), peer.address),
         }
     }
 }
 
 fn main() {
-    let numbers: Vec<usize> =
-        env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let numbers = rig::numbers();
     let count = numbers.first().copied().unwrap_or(3_000);
     let rounds = numbers.get(1).copied().unwrap_or(5);
     let mut connections = numbers.get(2..).unwrap_or_default().to_vec();
@@ -120,10 +82,7 @@ fn main() {
     let programs = install();
     let dir = tempfile::tempdir().expect("a folder");
     let client = PrivateKey::generate(2048).expect("a key");
-    rig::pin(rig::LOADER);
-    let database =
-        harness::postgres::is_there_or_skip().then(|| Cluster::start(Default::default()));
-    rig::pin("0,1");
+    let database = rig::database();
 
     let mut servers = Vec::new();
     for store in ["SQLite", "PostgreSQL"] {
@@ -132,7 +91,7 @@ fn main() {
         }
         let url = || match store {
             "SQLite" => None,
-            _ => database.as_ref().map(Cluster::fresh_database),
+            _ => database.as_ref().map(|it| it.fresh_database()),
         };
         let ours = dir.path().join(store);
         let home = Home::furnish(&ours, url().as_deref(), &client, "");
@@ -140,7 +99,16 @@ fn main() {
         servers.push((format!("alipayplus-cancel, {store}"), Server::Ours(home.start())));
         for (name, program) in ["Node", "Python"].into_iter().zip(&programs) {
             let file = ours.join(format!("{name}.db")).display().to_string();
-            let peer = Peer::start(program, &ours, &url().unwrap_or(file));
+            let keys = ["wallet.pem", &format!("{CLIENT}.pem")].map(|name| ours.join(name));
+            let database = url().unwrap_or(file);
+            let environment = [
+                ("PRIVATE_KEY", keys[0].as_os_str()),
+                ("PUBLIC_KEY", keys[1].as_os_str()),
+                ("CLIENT", CLIENT.as_ref()),
+                ("DATABASE", database.as_ref()),
+                ("NODE_ENV", "production".as_ref()),
+            ];
+            let peer = Listening::start(program, &environment);
             servers.push((format!("{name}, {store}"), Server::Peer(peer)));
         }
     }

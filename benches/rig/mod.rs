@@ -1,7 +1,10 @@
 //! What the benches share: processes on cores of their own, and a loader that sends what was made beforehand.
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::pedantic, clippy::restriction)]
 
+pub mod child;
 pub mod h2;
+#[path = "../../tests/it/harness/mod.rs"]
+pub mod harness;
 pub mod report;
 pub mod service;
 
@@ -58,6 +61,28 @@ pub fn on_its_core<T>(work: impl Future<Output = T>) -> T {
     let done = LocalSet::new().block_on(&runtime, work);
     pin("0,1");
     done
+}
+
+/// The numbers among the arguments, in their order.
+pub fn numbers() -> Vec<usize> {
+    std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect()
+}
+
+/// A PostgreSQL on the loader's core, where it stays; if it is installed.
+pub fn database() -> Option<harness::postgres::Cluster> {
+    use harness::postgres::{Cluster, Options, is_there_or_skip};
+    pin(LOADER);
+    let database = is_there_or_skip().then(|| Cluster::start(Options::default()));
+    pin("0,1");
+    database
+}
+
+/// Where cargo puts what it makes.
+pub fn target() -> std::path::PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
+        std::path::PathBuf::from,
+    )
 }
 
 /// What came back.

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -65,9 +64,7 @@ impl Report {
 
     /// Writes the file for machines.
     pub fn write(&self) {
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
-        let dir = target.join("bench");
+        let dir = super::target().join("bench");
         fs::create_dir_all(&dir).expect("a folder");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs();
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

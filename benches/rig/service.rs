@@ -25,16 +25,25 @@ pub struct Home {
 }
 
 impl Home {
-    /// `store` is a URL; without one the embedded store in this folder. `more` is more of the settings' top level.
+    /// One that [`CLIENT`] alone may ask.
     pub fn furnish(dir: &Path, store: Option<&str>, client: &PrivateKey, more: &str) -> Self {
+        Self::with_clients(dir, store, &[(CLIENT, client)], more)
+    }
+
+    /// `store` is a URL; without one the embedded store in this folder. `more` is more of the settings' top level.
+    pub fn with_clients(
+        dir: &Path,
+        store: Option<&str>,
+        clients: &[(&str, &PrivateKey)],
+        more: &str,
+    ) -> Self {
         fs::create_dir_all(dir).expect("a folder");
         let write = |name: &str, text: &[u8]| fs::write(dir.join(name), text).expect("a file");
         let wallet = PrivateKey::generate(2048).expect("a key");
         write("wallet.pem", wallet.pkcs8_pem().expect("PEM").as_bytes());
-        write("client.pem", client.public().spki_pem().as_bytes());
         write("hash.key", &[b'k'; 64]);
         let embedded = format!("sqlite://{}/state.db", dir.display());
-        let text = format!(
+        let mut text = format!(
             r#"
 store.url = "{}"
 grpc.listen = "127.0.0.1:0"
@@ -48,16 +57,23 @@ limits.connections_per_source = 9900
 [[identity.keys]]
 version = "1"
 file = "wallet.pem"
+"#,
+            store.unwrap_or(&embedded),
+        );
+        for (id, key) in clients {
+            write(&format!("{id}.pem"), key.public().spki_pem().as_bytes());
+            text.push_str(&format!(
+                r#"
 [[clients]]
-id = "{CLIENT}"
+id = "{id}"
 psp_ids = ["*"]
 rate = {{ per_second = 1000000, burst = 1000000 }}
 [[clients.keys]]
 version = "1"
-public_key_file = "client.pem"
-"#,
-            store.unwrap_or(&embedded),
-        );
+public_key_file = "{id}.pem"
+"#
+            ));
+        }
         let settings = dir.join("settings.toml");
         fs::write(&settings, text).expect("a file");
         Self { dir: dir.to_owned(), settings }
@@ -74,9 +90,15 @@ public_key_file = "client.pem"
     }
 
     pub fn start(&self) -> Service {
+        self.start_with(&[])
+    }
+
+    /// With these `--set`.
+    pub fn start_with(&self, set: &[&str]) -> Service {
         let mut process = Command::new("taskset")
             .args(["-c", SERVER, BINARY, "serve", "--config"])
             .arg(&self.settings)
+            .args(set.iter().flat_map(|set| ["--set", set]))
             .stderr(Stdio::piped())
             .spawn()
             .expect("taskset and the binary");

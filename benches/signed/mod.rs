@@ -1,7 +1,13 @@
 //! Signed requests as bytes, made before anything is measured.
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::pedantic, clippy::restriction)]
 
-use std::{ops::Range, thread};
+use std::{
+    fs::File,
+    io::{BufWriter, Write as _},
+    ops::Range,
+    path::Path,
+    thread,
+};
 
 use alipayplus_cancel::bridge::{keys::PrivateKey, signature};
 
@@ -28,6 +34,20 @@ pub fn token_request(client: &str, key: &PrivateKey, id: usize) -> Vec<u8> {
 /// A token as long as usual ones.
 pub fn token(id: usize) -> String {
     format!("2022041318ad{id:020}0000000000000000load")
+}
+
+/// Writes what `import tokens` reads: so many tokens, each of a consent of its own.
+pub fn write_tokens(file: &Path, ids: Range<usize>) {
+    let mut out = BufWriter::new(File::create(file).expect("a file"));
+    for id in ids {
+        let token = token(id);
+        writeln!(
+            out,
+            r#"{{"pspId":"{PSP}","authorizationId":"consent-{id}","acquirerId":"{ACQUIRER}","token":"{token}","kind":"access"}}"#
+        )
+        .expect("to write");
+    }
+    out.flush().expect("to write");
 }
 
 fn signed(client: &str, key: &PrivateKey, path: &str, body: &str) -> Vec<u8> {

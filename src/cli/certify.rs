@@ -26,7 +26,7 @@ use self::{
 use super::{
     Failure, Usage, print_all,
     target::{self, Target, TargetArgs},
-    wire::shortened,
+    wire::in_a_line,
 };
 use crate::bridge::keys::PrivateKey;
 
@@ -39,7 +39,8 @@ use crate::bridge::keys::PrivateKey;
 ///
 /// Use a test environment: each run leaves some hundred cancelled payments and tokens with names of chance behind.
 ///
-/// Exit status: 0 if every check passed or was skipped, 1 if one failed, 2 if it could not be run.
+/// Exit status: 0 if every check passed or was skipped for want of something, 1 if one failed or the run was cut short, 2 if
+/// it could not be run.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -73,16 +74,16 @@ pub struct Certify {
     #[arg(long, value_name = "ID")]
     foreign_acquirer_id: Option<String>,
     /// How long an answer to cancelPayment may take, in seconds: as long as Alipay+ waits
-    #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = target::length)]
     cancel_payment_wait: Duration,
     /// The same of cancelToken
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = target::length)]
     cancel_token_wait: Duration,
     /// Requests at most; what does not fit is skipped
     #[arg(long, value_name = "COUNT", default_value_t = 5_000)]
     max_requests: u64,
     /// Seconds at most; what does not fit is skipped
-    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = target::length)]
     time_limit: Duration,
     /// Only these checks: ids, beginnings of ids or chapters, as window,form.time
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
@@ -108,11 +109,6 @@ pub struct Certify {
     /// Write a report to hand on: one HTML file that needs nothing else
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.05..=86_400.0).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| "expected seconds, as 8 or 0.5".to_owned())
 }
 
 /// A key that nobody knows; made once.
@@ -266,8 +262,9 @@ fn run_all(wallet: &Wallet, checks: &[Check], verbose: bool) -> Report {
         let outcome = match verdict {
             Ok(()) => Outcome::Passed,
             // what came from the wallet may stand in it
-            Err(Stop::Failed(why)) => Outcome::Failed(shortened(why.as_bytes())),
+            Err(Stop::Failed(why)) => Outcome::Failed(in_a_line(&why)),
             Err(Stop::Skipped(why)) => Outcome::Skipped(why),
+            Err(Stop::CutShort(why)) => Outcome::CutShort(why),
         };
         let tried = Tried {
             id: check.id.clone(),

@@ -51,9 +51,9 @@ enum What {
 /// Where the service is.
 #[derive(Clone, Debug, clap::Args)]
 struct Service {
-    /// The service's gRPC address: http://HOST:PORT, or https://HOST:PORT [default: http://127.0.0.1:50051]
-    #[arg(long)]
-    url: Option<String>,
+    /// The service's gRPC address: http://HOST:PORT, or https://HOST:PORT
+    #[arg(long, default_value = "http://127.0.0.1:50051")]
+    url: String,
     /// Take it from the sandbox's folder; without a DIR, from .sandbox
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".sandbox", conflicts_with = "url")]
     sandbox: Option<PathBuf>,
@@ -68,13 +68,10 @@ struct Service {
     key_file: Option<PathBuf>,
 }
 
-/// Where a service on this machine usually is.
-const USUAL_URL: &str = "http://127.0.0.1:50051";
-
 impl Service {
     fn url(&self) -> anyhow::Result<String> {
         let Some(dir) = &self.sandbox else {
-            return Ok(self.url.clone().unwrap_or_else(|| USUAL_URL.to_owned()));
+            return Ok(self.url.clone());
         };
         let noted = sandbox::Made::read(dir)?.grpc;
         let missing = || Usage(format!("--sandbox {}: it has no gRPC address", dir.display()));

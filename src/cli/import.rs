@@ -304,11 +304,11 @@ impl Source {
             closing.close().await;
         }
         let Counts { lines, taken, already_there, kept, rejected } = counts;
-        say!(
+        let told = say!(
             "{}: {lines} lines, {taken} taken, {already_there} already there, {kept} kept as known here, {rejected} rejected",
             R::WHAT
-        )?;
-        done?;
+        );
+        done.and(told)?;
         if rejected == 0 {
             return Ok(());
         }

@@ -26,7 +26,10 @@ use self::{
     traffic::{Plan, Traffic},
     view::View,
 };
-use super::{Failure, Usage, target::TargetArgs};
+use super::{
+    Failure, Usage,
+    target::{TargetArgs, length},
+};
 
 /// Plays a day of Alipay+'s traffic against an endpoint, with its rush hours, retries, duplicates and outages
 ///
@@ -50,9 +53,9 @@ Examples:
 pub struct Simulate {
     #[command(flatten)]
     target: TargetArgs,
-    /// Seconds that it takes, at most a day
-    #[arg(long = "for", value_name = "SECONDS", default_value_t = 60, value_parser = day::seconds)]
-    seconds: u64,
+    /// How long it takes, in seconds, or as 10m; at most a day
+    #[arg(long = "for", value_name = "SECONDS", default_value = "60", value_parser = length)]
+    time: Duration,
     /// Requests a second in the busiest hour, without what comes again
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=2_000))]
     rate: u32,
@@ -106,11 +109,11 @@ impl Simulate {
         let plan = Plan {
             day: Day {
                 begins: self.from,
-                speed: self.speed.unwrap_or(86_400_u64.div_ceil(self.seconds)),
+                speed: self.speed.unwrap_or(86_400_u64.div_ceil(self.time.as_secs().max(1))),
                 rate: self.rate,
                 outages: if self.no_outage { Vec::new() } else { self.outage },
             },
-            time: Duration::from_secs(self.seconds),
+            time: self.time,
             tokens: self.tokens,
             duplicates: self.duplicates,
             retries: self.retries,

@@ -268,10 +268,39 @@ impl Target {
     }
 }
 
+/// A length of time that a flag gives: seconds, or with a unit.
+pub(super) fn length(text: &str) -> Result<Duration, String> {
+    let bare = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let length =
+        bare.or_else(|| Duration::try_from(text.parse::<jiff::SignedDuration>().ok()?).ok());
+    let within =
+        |length: &Duration| (Duration::from_millis(50)..=Duration::from_hours(24)).contains(length);
+    length.filter(within).ok_or_else(|| {
+        "expected seconds, or a length of time up to a day: 8, 0.5, 90s, 2m".to_owned()
+    })
+}
+
 /// A time as it is told to people.
 pub(super) fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         return format!("{} ms", time.as_millis());
     }
     format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_seconds_or_has_a_unit() {
+        for (text, ms) in
+            [("8", 8_000), ("0.5", 500), ("90s", 90_000), ("2m", 120_000), ("50ms", 50)]
+        {
+            assert_eq!(length(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "0", "-1", "inf", "NaN", "soon", "25h", "86401", "0.01"] {
+            assert!(length(text).is_err(), "{text}");
+        }
+    }
 }

@@ -9,9 +9,6 @@ use std::time::Duration;
 
 use super::{super::target::Target, checks::CHAPTERS, wallet::Exchange};
 
-/// How the reason of a check begins that a bound of the run left out.
-pub(super) const CUT_SHORT: &str = "needs more";
-
 /// How a check ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -20,6 +17,8 @@ pub(super) enum Outcome {
     Failed(String),
     /// What it needs.
     Skipped(String),
+    /// Which bound of the run left it out: so nobody knows.
+    CutShort(&'static str),
 }
 
 impl Outcome {
@@ -27,7 +26,7 @@ impl Outcome {
         match self {
             Self::Passed => "passed",
             Self::Failed(_) => "failed",
-            Self::Skipped(_) => "skipped",
+            Self::Skipped(_) | Self::CutShort(_) => "skipped",
         }
     }
 
@@ -40,7 +39,7 @@ impl Outcome {
     }
 
     pub(super) const fn is_skipped(&self) -> bool {
-        matches!(self, Self::Skipped(_))
+        matches!(self, Self::Skipped(_) | Self::CutShort(_))
     }
 
     /// Why it failed, or what it needs.
@@ -48,6 +47,7 @@ impl Outcome {
         match self {
             Self::Passed => None,
             Self::Failed(why) | Self::Skipped(why) => Some(why),
+            Self::CutShort(why) => Some(why),
         }
     }
 }
@@ -117,8 +117,7 @@ impl Report {
 
     /// Whether a bound of the run left checks out.
     pub(super) fn is_cut_short(&self) -> bool {
-        let cut = |outcome: &Outcome| matches!(outcome, Outcome::Skipped(why) if why.starts_with(CUT_SHORT));
-        self.count(cut) > 0
+        self.count(|outcome| matches!(outcome, Outcome::CutShort(_))) > 0
     }
 
     /// In a sentence.

@@ -24,6 +24,8 @@ pub(super) enum Stop {
     Failed(String),
     /// What it needs.
     Skipped(String),
+    /// Which bound of the run is reached.
+    CutShort(&'static str),
 }
 
 /// How a check ended.
@@ -140,10 +142,10 @@ impl Wallet {
     /// Another request may be sent.
     fn count(&self) -> Verdict {
         if Instant::now() >= self.bounds.until {
-            return Err(Stop::Skipped("needs more time than --time-limit gives".to_owned()));
+            return Err(Stop::CutShort("needs more time than --time-limit gives"));
         }
         if self.sent.fetch_add(1, Ordering::Relaxed) >= self.bounds.requests {
-            return Err(Stop::Skipped("needs more requests than --max-requests allows".to_owned()));
+            return Err(Stop::CutShort("needs more requests than --max-requests allows"));
         }
         Ok(())
     }

@@ -26,17 +26,6 @@ pub(super) fn time(text: &str) -> Result<u64, String> {
     parsed.ok_or_else(|| "expected a time of day, as 14:30".to_owned())
 }
 
-/// How long, in seconds: `90`, `90s` or `2m`, at most a day.
-pub(super) fn seconds(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.strip_suffix('m') {
-        Some(minutes) => (minutes, 60),
-        None => (text.strip_suffix('s').unwrap_or(text), 1),
-    };
-    let parsed = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    let within = parsed.filter(|seconds| (1..=DAY_S).contains(seconds));
-    within.ok_or_else(|| "expected seconds or minutes up to a day, as 90, 90s or 2m".to_owned())
-}
-
 impl Outage {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let expected = || "expected a time of day and minutes, as 14:00+20".to_owned();
@@ -118,16 +107,6 @@ mod tests {
         assert_eq!(day.clock(Duration::ZERO), "23:59");
         assert_eq!(day.clock(Duration::from_millis(1_500)), "00:00");
         assert_eq!(day.clock(Duration::from_secs(61)), "01:00");
-    }
-
-    #[test]
-    fn a_length_is_seconds_or_minutes() {
-        for (text, length) in [("90", 90), ("90s", 90), ("2m", 120), ("86400", 86_400)] {
-            assert_eq!(seconds(text), Ok(length));
-        }
-        for text in ["", "0", "m", "-1", "1h", "86401", "99999999999999999999"] {
-            assert!(seconds(text).is_err(), "{text}");
-        }
     }
 
     #[test]

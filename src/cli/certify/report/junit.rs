@@ -42,7 +42,8 @@ fn case(tried: &Tried) -> String {
             escaped(why),
             escaped(&proof(tried))
         ),
-        Outcome::Skipped(why) => {
+        Outcome::Skipped(_) | Outcome::CutShort(_) => {
+            let why = tried.outcome.why().unwrap_or_default();
             format!("{head}>\n      <skipped message=\"{}\"/>\n    </testcase>\n", escaped(why))
         }
     }

@@ -20,7 +20,7 @@ pub(in super::super) fn line(tried: &Tried, verbose: bool, colours: bool) -> Str
     let word = match &tried.outcome {
         Outcome::Passed => coloured("pass", "32", colours),
         Outcome::Failed(_) => coloured("FAIL", "1;31", colours),
-        Outcome::Skipped(_) => coloured("skip", "33", colours),
+        Outcome::Skipped(_) | Outcome::CutShort(_) => coloured("skip", "33", colours),
     };
     let mut text = format!("  {word}  {:<34} {}\n", tried.id, tried.title);
     match &tried.outcome {
@@ -29,7 +29,10 @@ pub(in super::super) fn line(tried: &Tried, verbose: bool, colours: bool) -> Str
             text.extend([format!("        {}\n", coloured(why, "31", colours))]);
             text.extend([format!("        rule: {} ({})\n", tried.rule, tried.source)]);
         }
-        Outcome::Skipped(why) => text.extend([format!("        skipped: {why}\n")]),
+        Outcome::Skipped(_) | Outcome::CutShort(_) => {
+            let why = tried.outcome.why().unwrap_or_default();
+            text.extend([format!("        skipped: {why}\n")]);
+        }
     }
     if !verbose && !tried.outcome.is_failed() {
         return text;
