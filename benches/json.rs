@@ -1,8 +1,8 @@
 //! Signed cancelPayment and cancelToken over HTTP/1.1: distinct keys, durable, on both stores, beside what the same core
 //! can sign and verify at all.
 //!
-//! `cargo bench --bench json -- [REQUESTS] [ROUNDS] [CONNECTIONS…]`, by default 8000 requests, 3 rounds, over 1, 16, 64 and
-//! 256 connections. The service is the real binary with default limits, pinned to one core; the loader, and PostgreSQL if
+//! `cargo bench --bench json -- [REQUESTS] [ROUNDS] [CONNECTIONS…] [NAME…]`, by default 8000 requests, 3 rounds, over 1, 16,
+//! 64 and 256 connections; with names only the store `embedded` or `postgres`, only `cancelPayment` or `cancelToken`. The service is the real binary with default limits, pinned to one core; the loader, and PostgreSQL if
 //! `initdb` is installed, have the other. Requests are signed, and tokens imported, beforehand. Rounds are interleaved;
 //! the table has medians and the spread of the rate, (max − min) / median. `target/bench/json.json` has the same.
 #![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction)]
@@ -85,8 +85,20 @@ fn main() {
     }
     let dir = tempfile::tempdir().expect("a folder");
     let client = PrivateKey::generate(2048).expect("a key");
-    let database = rig::database();
-    let mut stores = vec![("embedded", None)];
+    let is_asked = |name: &str, other: &str| {
+        let names: Vec<_> = std::env::args().skip(1).collect();
+        names.iter().any(|it| it == name) || names.iter().all(|it| it != other)
+    };
+    let apis: Vec<_> = [("cancelPayment", "cancelToken"), ("cancelToken", "cancelPayment")]
+        .into_iter()
+        .filter(|(name, other)| is_asked(name, other))
+        .map(|(name, _)| name)
+        .collect();
+    let database = is_asked("postgres", "embedded").then(rig::database).flatten();
+    let mut stores = Vec::new();
+    if is_asked("embedded", "postgres") {
+        stores.push(("embedded", None));
+    }
     stores.extend(database.as_ref().map(|it| ("postgres", Some(it.fresh_database()))));
 
     // one would take the same time for a tenth of the requests
@@ -116,7 +128,7 @@ fn main() {
             }
         }
         for (of_store, (name, service)) in services.iter().enumerate() {
-            for api in ["cancelPayment", "cancelToken"] {
+            for api in apis.iter().copied() {
                 for connections in &connections {
                     let next: &mut usize = next.entry((*name, api)).or_default();
                     let ids = *next..*next + of(*connections);
@@ -142,7 +154,7 @@ fn main() {
     report.table("RSA-2048 on the server's core");
     report.row("limit", &[("sign/s", sign.into(), 0), ("verify/s", verify.into(), 0)]);
     for (of_store, (name, _)) in services.iter().enumerate() {
-        for api in ["cancelPayment", "cancelToken"] {
+        for api in apis.iter().copied() {
             report.table(&format!("{api}, {name}"));
             for connections in &connections {
                 let rounds = &seen[&(of_store, api, *connections)];

@@ -5,7 +5,8 @@ use base64::{
     alphabet::{STANDARD as STANDARD_ALPHABET, URL_SAFE as URL_SAFE_ALPHABET},
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use memchr::{memchr, memchr2};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Longest header that is looked at. The signature of an 8192-bit key has 1,368 characters before escaping.
 const HEADER_BYTES_MAX: usize = 4096;
@@ -64,11 +65,15 @@ impl SignatureHeader {
         for part in header.split(',').map(trim).filter(|part| !part.is_empty()) {
             // at the first `=` only: raw base64 ends in more of them
             let (key, value) = part.split_once('=').ok_or(Malformed::NotPairs)?;
-            let place = match trim(key).to_ascii_lowercase().as_str() {
-                "algorithm" => &mut algorithm,
-                "keyversion" => &mut key_version,
-                "signature" => &mut signature,
-                _ => continue,
+            let key = trim(key);
+            let place = if key.eq_ignore_ascii_case("algorithm") {
+                &mut algorithm
+            } else if key.eq_ignore_ascii_case("keyVersion") {
+                &mut key_version
+            } else if key.eq_ignore_ascii_case("signature") {
+                &mut signature
+            } else {
+                continue;
             };
             if place.replace(trim(value)).is_some() {
                 return Err(Malformed::Duplicate);
@@ -87,11 +92,31 @@ impl SignatureHeader {
 
 /// Percent-encoded or raw; standard or URL-safe base64; padded or not.
 fn decode(value: &str) -> Option<Vec<u8>> {
-    // a `+` stays a plus, and a broken escape stays as it is: `%` is in no alphabet, so the next step refuses it
-    let base64: Vec<u8> = percent_decode_str(value).collect();
-    let engine =
-        if base64.iter().any(|byte| matches!(byte, b'-' | b'_')) { URL_SAFE } else { PLAIN };
+    let base64 = unescaped(value.as_bytes());
+    let engine = if memchr2(b'-', b'_', &base64).is_some() { URL_SAFE } else { PLAIN };
     engine.decode(base64).ok().filter(|signature| !signature.is_empty())
+}
+
+/// Without its percent escapes. A `+` stays a plus, and a broken escape stays as it is: `%` is in no alphabet, so the next
+/// step refuses it. Almost all of it has no escape, and is copied at once.
+fn unescaped(value: &[u8]) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((before, escape)) = memchr(b'%', rest).and_then(|at| rest.split_at_checked(at)) {
+        bytes.extend_from_slice(before);
+        let escaped = match escape {
+            [_, high, low, after @ ..] => {
+                digit(*high).zip(digit(*low)).map(|(high, low)| (high << 4 | low, after))
+            }
+            _ => None,
+        };
+        let (byte, after) = escaped.unwrap_or((b'%', escape.get(1..).unwrap_or_default()));
+        bytes.push(byte);
+        rest = after;
+    }
+    bytes.extend_from_slice(rest);
+    bytes
 }
 
 fn trim(text: &str) -> &str {
@@ -113,8 +138,14 @@ pub fn signed_string(
     time: &str,
     body: &[u8],
 ) -> Vec<u8> {
-    let head = format!("{method} {path_and_query}\n{client_id}.{time}.");
-    [head.as_bytes(), body].concat()
+    let head = [method, " ", path_and_query, "\n", client_id, ".", time, "."].map(str::as_bytes);
+    let length = head.iter().map(|part| part.len()).sum::<usize>().saturating_add(body.len());
+    let mut signed = Vec::with_capacity(length);
+    for part in head {
+        signed.extend_from_slice(part);
+    }
+    signed.extend_from_slice(body);
+    signed
 }
 
 /// The header as we send it, with a response or, in `call`, with a request: this order, no spaces, upper-case escapes.

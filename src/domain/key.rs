@@ -91,13 +91,8 @@ impl Subject {
     ///
     /// Partitions and event ids of every database in the field hang on these bytes.
     pub(super) fn digest(&self, salt: &str) -> digest::Digest {
-        let mut hash = digest::Context::new(&digest::SHA256);
-        for part in [self.tag(), self.psp().as_str(), self.id()] {
-            hash.update(part.as_bytes());
-            hash.update(&[0]);
-        }
-        hash.update(salt.as_bytes());
-        hash.finish()
+        let text = [self.tag(), "\0", self.psp().as_str(), "\0", self.id(), "\0", salt].concat();
+        digest::digest(&digest::SHA256, text.as_bytes())
     }
 
     /// The partition: the first four bytes of the digest, big-endian, modulo the number of partitions.

@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     error::Error,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -30,28 +30,49 @@ use super::{TRACEPARENT, wire};
 use crate::{
     layer::{Refusal, identity::is_open},
     telemetry::{
-        Metrics, Span, Telemetry, context::TraceContext, label, metrics::Label, span::Tracer,
+        Metrics, Span, Telemetry,
+        context::TraceContext,
+        label,
+        metrics::{BoundSeconds, BoundUpDownCounter, Label},
+        span::Tracer,
     },
 };
 
 /// Watches the calls of the services below.
 #[derive(Clone)]
 pub struct Observe {
-    methods: Arc<BTreeMap<String, Arc<str>>>,
+    methods: Arc<BTreeMap<String, Arc<Method>>>,
+    other: Arc<Method>,
     metrics: Metrics,
+    in_flight: Arc<BoundUpDownCounter<i64>>,
     tracer: Tracer,
     front: &'static str,
+}
+
+/// A method that may be called.
+struct Method {
+    name: Arc<str>,
+    /// Its calls that went well: looked up once, since that costs more than all else of counting one.
+    well: OnceLock<BoundSeconds>,
+}
+
+impl Method {
+    fn new(name: impl Into<Arc<str>>) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), well: OnceLock::new() })
+    }
 }
 
 impl Observe {
     pub(super) fn new(telemetry: &Telemetry, front: &'static str) -> Self {
         let (metrics, tracer) = (telemetry.metrics.clone(), telemetry.tracer.clone());
-        Self { methods: Arc::new(methods()), metrics, tracer, front }
+        let in_flight = Arc::new(metrics.in_flight.bind(&[label("front", front)]));
+        let (methods, other) = (Arc::new(methods()), Method::new("_OTHER"));
+        Self { methods, other, metrics, in_flight, tracer, front }
     }
 }
 
 /// Every method of ours and of gRPC's own, by path.
-fn methods() -> BTreeMap<String, Arc<str>> {
+fn methods() -> BTreeMap<String, Arc<Method>> {
     let sets = [
         wire::DESCRIPTORS,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -64,7 +85,7 @@ fn methods() -> BTreeMap<String, Arc<str>> {
             for service in &file.service {
                 for method in &service.method {
                     let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
-                    methods.insert(format!("/{name}"), Arc::from(name));
+                    methods.insert(format!("/{name}"), Method::new(name));
                 }
             }
         }
@@ -106,18 +127,19 @@ where
 
     fn call(&mut self, mut request: Request<I>) -> Self::Future {
         let observe = &self.observe;
-        let method = observe.methods.get(request.uri().path()).cloned();
-        let method = method.unwrap_or_else(|| Arc::from("_OTHER"));
+        let method = observe.methods.get(request.uri().path()).unwrap_or(&observe.other);
+        let method = Arc::clone(method);
         let parent = request.headers().get(TRACEPARENT);
         let parent = parent.and_then(|value| value.to_str().ok()).and_then(TraceContext::parse);
-        let name = if observe.tracer.is_exported() { method.to_string() } else { String::new() };
+        let name =
+            if observe.tracer.is_exported() { method.name.to_string() } else { String::new() };
         // a probe every few seconds is no trace that anybody looks for
         let span = match parent {
             None if is_open(request.uri().path()) => Span::unrecorded(TraceContext::begin(0.0)),
             _ => observe.tracer.serve(name, parent),
         };
         span.set("rpc.system.name", "grpc");
-        span.set("rpc.method", Arc::clone(&method));
+        span.set("rpc.method", Arc::clone(&method.name));
         request.extensions_mut().insert(span.clone());
         let watch = Watch::new(span, method, observe);
         let answer = self.inner.call(request);
@@ -131,18 +153,20 @@ where
 /// A call that is being answered.
 struct Watch {
     span: Span,
-    method: Arc<str>,
+    method: Arc<Method>,
     metrics: Metrics,
+    in_flight: Arc<BoundUpDownCounter<i64>>,
     front: &'static str,
     begun: Instant,
     status: Option<Code>,
 }
 
 impl Watch {
-    fn new(span: Span, method: Arc<str>, observe: &Observe) -> Self {
+    fn new(span: Span, method: Arc<Method>, observe: &Observe) -> Self {
         let (metrics, front) = (observe.metrics.clone(), observe.front);
-        metrics.in_flight.add(1, &[label("front", front)]);
-        Self { span, method, metrics, front, begun: Instant::now(), status: None }
+        let in_flight = Arc::clone(&observe.in_flight);
+        in_flight.add(1);
+        Self { span, method, metrics, in_flight, front, begun: Instant::now(), status: None }
     }
 
     fn answered<B>(mut self, answer: Response<B>) -> Response<Body>
@@ -202,17 +226,26 @@ impl Drop for Watch {
     /// The answer is out, or nobody waits for it any more.
     fn drop(&mut self) {
         let (name, failed) = told(self.status.unwrap_or(Code::Cancelled));
-        let mut labels: Vec<Label> = vec![
-            label("rpc.system.name", "grpc"),
-            label("rpc.method", Arc::clone(&self.method)),
-            label("rpc.response.status_code", name),
-        ];
-        if failed {
-            labels.push(label("error.type", name));
-            self.span.failed(name);
+        let took = self.begun.elapsed();
+        let labels = || -> Vec<Label> {
+            vec![
+                label("rpc.system.name", "grpc"),
+                label("rpc.method", Arc::clone(&self.method.name)),
+                label("rpc.response.status_code", name),
+            ]
+        };
+        let duration = &self.metrics.rpc_duration;
+        if self.status == Some(Code::Ok) {
+            self.method.well.get_or_init(|| duration.bind(&labels())).record(took);
+        } else {
+            let mut labels = labels();
+            if failed {
+                labels.push(label("error.type", name));
+                self.span.failed(name);
+            }
+            duration.record(took, &labels);
         }
-        self.metrics.in_flight.add(-1, &[label("front", self.front)]);
-        self.metrics.rpc_duration.record(self.begun.elapsed(), &labels);
+        self.in_flight.add(-1);
         self.span.set("rpc.response.status_code", name);
         self.span.end();
     }
@@ -257,10 +290,10 @@ mod tests {
     #[test]
     fn every_method_is_known_by_its_path() {
         let methods = methods();
-        let known = |path: &str| methods.get(path).map(|name| &**name);
+        let known = |path: &str| methods.get(path).map(|method| &*method.name);
         let cancel = "alipayplus.cancel.v1.CancelService/CancelPayment";
         assert_eq!(known(&format!("/{cancel}")), Some(cancel));
         assert_eq!(known("/grpc.health.v1.Health/Check"), Some("grpc.health.v1.Health/Check"));
-        assert!(methods.len() > 20, "{methods:?}");
+        assert!(methods.len() > 20, "{}", methods.len());
     }
 }

@@ -68,6 +68,20 @@ impl Head {
         };
         let mut at = 0usize;
         while let Some(byte) = bytes.get(at) {
+            if lines.line == 0 && !lines.cr {
+                // most heads come whole, line by line
+                match lines.read_whole(bytes.get(at..).unwrap_or_default()) {
+                    Whole::Line(0) if begun => return Found::End(at.saturating_add(CRLF)),
+                    Whole::Line(length) => {
+                        begun |= length > 0;
+                        lines.fields = begun;
+                        at = at.saturating_add(length).saturating_add(CRLF);
+                        continue;
+                    }
+                    Whole::SecondEnd(colon) => return Found::TwoEnds(at.saturating_add(colon)),
+                    Whole::ByteByByte => {}
+                }
+            }
             match byte {
                 b'\n' if !lines.cr => return Found::BareLf(at),
                 b'\n' if lines.line == 0 && begun => return Found::End(at.saturating_add(1)),
@@ -88,7 +102,44 @@ impl Head {
     }
 }
 
+/// What a line is that may be there whole.
+enum Whole {
+    /// Nothing that tells anything, so long, and its CRLF.
+    Line(usize),
+    /// It tells the end of the body for the second time, with this byte.
+    SecondEnd(usize),
+    /// It is not all there, or has something about it.
+    ByteByByte,
+}
+
+/// What a line ends in, in bytes.
+const CRLF: usize = 2;
+
 impl Lines {
+    /// Reads the line that these begin with, if it can be read at once.
+    fn read_whole(&mut self, bytes: &[u8]) -> Whole {
+        let end = if self.fields {
+            memchr::memchr2(b'\r', b'\n', bytes)
+        } else {
+            memchr::memchr3(b'\r', b'\n', b'#', bytes)
+        };
+        let Some((line, rest)) = end.and_then(|end| bytes.split_at_checked(end)) else {
+            return Whole::ByteByByte;
+        };
+        if !rest.starts_with(b"\r\n") {
+            return Whole::ByteByByte;
+        }
+        let colon = line.iter().take(NAME_BYTES.saturating_add(1)).position(|byte| *byte == b':');
+        if let Some((name, colon)) = colon.and_then(|colon| Some((line.get(..colon)?, colon))) {
+            self.length |= name.eq_ignore_ascii_case(CONTENT_LENGTH);
+            self.coding |= name.eq_ignore_ascii_case(TRANSFER_ENCODING);
+            if self.length && self.coding {
+                return Whole::SecondEnd(colon);
+            }
+        }
+        Whole::Line(line.len())
+    }
+
     /// How far it is from the byte that these begin with to the next one that can tell anything: long lines have an end,
     /// and their middle says nothing. Most bytes of a head are there.
     fn telling(&mut self, bytes: Option<&[u8]>) -> usize {
@@ -143,6 +194,8 @@ mod tests {
     fn told(found: Found) -> Found {
         let Found::More(Head::Inside(mut lines)) = found else { return found };
         lines.line = lines.line.min(u8::try_from(NAME_BYTES).unwrap() + 1);
+        // nor what a name began with before this one
+        lines.start.iter_mut().skip(lines.line.into()).for_each(|byte| *byte = 0);
         Found::More(Head::Inside(lines))
     }
 

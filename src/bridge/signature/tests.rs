@@ -195,6 +195,19 @@ fn a_header_says_what_is_wrong_with_it() {
 }
 
 proptest! {
+    /// As the library that writes them reads them, broken ones too.
+    #[test]
+    fn escapes_are_read_as_they_are_everywhere(
+        pieces in prop::collection::vec(
+            prop_oneof![any::<u8>().prop_map(|byte| vec![byte]), "%[0-9a-fA-F]{2}|%|[a-zA-Z0-9+/=]{1,9}".prop_map(String::into_bytes)],
+            0..40,
+        ),
+    ) {
+        let value = pieces.concat();
+        let read: Vec<u8> = percent_encoding::percent_decode(&value).collect();
+        prop_assert_eq!(super::unescaped(&value), read);
+    }
+
     #[test]
     fn our_own_header_is_read_back(signature in prop::collection::vec(any::<u8>(), 1..600)) {
         let parsed = SignatureHeader::parse(header("1", &signature)).unwrap();

@@ -49,8 +49,8 @@ impl Changed {
 
     /// A row, whose checksum covers its key and its columns.
     pub(super) fn row(&mut self, kind: Kind, checksum: i64) {
-        self.digest.update(&[kind.number()]);
-        self.digest.update(&checksum.to_le_bytes());
+        let [a, b, c, d, e, f, g, h] = checksum.to_le_bytes();
+        self.digest.update(&[kind.number(), a, b, c, d, e, f, g, h]);
         self.rows = self.rows.saturating_add(1);
     }
 

@@ -1,6 +1,6 @@
 //! Events as rows, and the heads of their partitions.
 
-use rusqlite::{Connection, named_params, params};
+use rusqlite::{Connection, params};
 
 use super::{
     super::{Error, Head, Place, Positioned, record::EventRecord},
@@ -44,25 +44,24 @@ pub(super) fn insert(write: &mut Write<'_>, record: &EventRecord) -> Result<(), 
     const INSERT: &str = "INSERT OR REPLACE INTO event (
          partition, position, kind, psp_id, subject_id, acquirer_id, amount, currency,
          cause, decided_at, result, pass_through_info, trace, checksum)
-         VALUES (:partition, :position, :kind, :psp_id, :subject_id, :acquirer_id, :amount, :currency,
-         :cause, :decided_at, :result, :pass_through_info, :trace, :checksum)";
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
     let checksum = record.checksum();
-    let parameters = named_params! {
-        ":partition": record.partition,
-        ":position": record.position,
-        ":kind": record.kind,
-        ":psp_id": record.psp_id,
-        ":subject_id": record.subject_id,
-        ":acquirer_id": record.acquirer_id,
-        ":amount": record.amount,
-        ":currency": record.currency,
-        ":cause": record.cause,
-        ":decided_at": record.decided_at,
-        ":result": record.result,
-        ":pass_through_info": record.pass_through_info,
-        ":trace": record.trace,
-        ":checksum": checksum,
-    };
+    let parameters = params![
+        record.partition,
+        record.position,
+        record.kind,
+        record.psp_id,
+        record.subject_id,
+        record.acquirer_id,
+        record.amount,
+        record.currency,
+        record.cause,
+        record.decided_at,
+        record.result,
+        record.pass_through_info,
+        record.trace,
+        checksum,
+    ];
     write.sql.prepare_cached(INSERT).and_then(|mut sql| sql.execute(parameters)).map_err(failed)?;
     write.changed.row(Kind::Event, checksum);
     Ok(())

@@ -12,6 +12,7 @@ mod consumer;
 mod event;
 mod guard;
 mod lock;
+mod lookup;
 mod migrate;
 mod payment;
 mod row;
@@ -40,7 +41,6 @@ use self::{lock::Lock, standing::Entry, write::Write};
 use super::{
     Backlog, Batch, Cursor, Error, Follow, Granted, Head, Outstanding, OutstandingPayment, Page,
     Pending, Place, Positioned, Standing, StandingChange, Store, Takeover,
-    record::authorization_key,
 };
 use crate::domain::{
     consumer::{Consumer, ConsumerName},
@@ -158,6 +158,8 @@ pub struct Sqlite {
     path: PathBuf,
     partitions: Partitions,
     writer: writer::Writer,
+    lookups: lookup::Lookups,
+    /// For everything else that is read.
     readers: Arc<Mutex<Vec<Connection>>>,
     /// Reads at once.
     reading: Arc<Semaphore>,
@@ -198,10 +200,20 @@ impl Sqlite {
         let desk = writer::Desk::new(path, connection, partitions, anchor);
         let writer = writer::Writer::start(desk)
             .map_err(|source| OpenError::Open { path: path.to_owned(), source: source.into() })?;
+        let lookups = lookup::Lookups::start(path)
+            .map_err(|source| OpenError::Open { path: path.to_owned(), source: source.into() })?;
         let (readers, reading) = (Arc::default(), Arc::new(Semaphore::new(READS_MAX)));
         let path = path.to_owned();
-        let store =
-            Self { path, partitions, writer, readers, reading, stopped_uncleanly, _lock: lock };
+        let store = Self {
+            path,
+            partitions,
+            writer,
+            lookups,
+            readers,
+            reading,
+            stopped_uncleanly,
+            _lock: lock,
+        };
         Ok((store, primary))
     }
 
@@ -219,6 +231,7 @@ impl Sqlite {
     /// Waits for the writer to end: everything accepted before is committed or refused when this returns.
     pub fn close(&self) {
         // the last connection to close takes the WAL with it, and that should be the writer's
+        self.lookups.stop();
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.writer.stop();
     }
@@ -352,23 +365,11 @@ impl Store for Sqlite {
     }
 
     fn payment(&self, key: PaymentKey) -> Pending<'_, Result<Option<Payment>, Error>> {
-        Box::pin(self.read(move |connection| payment::load(connection, &key)))
+        Box::pin(self.lookups.payment(key))
     }
 
     fn token(&self, keys: Vec<TokenKey>) -> Pending<'_, Result<Option<Granted>, Error>> {
-        Box::pin(self.snapshot(move |snapshot| {
-            // a revocation that was lost must not look active
-            standing::admit(snapshot)?;
-            for key in &keys {
-                let Some(token) = token::load(snapshot, key)? else { continue };
-                let authorization = match authorization_key(key, &token) {
-                    Some(key) => token::load_authorization(snapshot, &key)?,
-                    None => None,
-                };
-                return Ok(Some((token, authorization)));
-            }
-            Ok(None)
-        }))
+        Box::pin(self.lookups.token(keys))
     }
 
     fn lanes(&self) -> usize {

@@ -1,6 +1,6 @@
 //! Payments as rows.
 
-use rusqlite::{Connection, named_params, params};
+use rusqlite::{Connection, params};
 
 use super::{
     super::{Backlog, Error, Outstanding, OutstandingPayment, record::PaymentRecord},
@@ -149,33 +149,31 @@ pub(super) fn save(
          psp_id, payment_request_id, state, acquirer_id, recorded_at, amount, currency, initiated_at,
          verdict, verdict_at, verdict_by, verdict_trace, refunds,
          money, return_amount, return_currency, return_since, returned_at, return_reference, checksum)
-         VALUES (:psp_id, :payment_request_id, :state, :acquirer_id, :recorded_at, :amount, :currency, :initiated_at,
-         :verdict, :verdict_at, :verdict_by, :verdict_trace, :refunds,
-         :money, :return_amount, :return_currency, :return_since, :returned_at, :return_reference, :checksum)";
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
     let record = PaymentRecord::of(payment);
     let checksum = record.checksum(key);
-    let parameters = named_params! {
-        ":psp_id": key.psp.as_str(),
-        ":payment_request_id": key.payment_request.as_str(),
-        ":state": record.state,
-        ":acquirer_id": record.acquirer_id,
-        ":recorded_at": record.recorded_at,
-        ":amount": record.amount,
-        ":currency": record.currency,
-        ":initiated_at": record.initiated_at,
-        ":verdict": record.verdict.code,
-        ":verdict_at": record.verdict.at,
-        ":verdict_by": record.verdict.by,
-        ":verdict_trace": record.verdict.trace,
-        ":refunds": record.refunds,
-        ":money": record.money,
-        ":return_amount": record.return_amount,
-        ":return_currency": record.return_currency,
-        ":return_since": record.return_since,
-        ":returned_at": record.returned_at,
-        ":return_reference": record.return_reference,
-        ":checksum": checksum,
-    };
+    let parameters = params![
+        key.psp.as_str(),
+        key.payment_request.as_str(),
+        record.state,
+        record.acquirer_id,
+        record.recorded_at,
+        record.amount,
+        record.currency,
+        record.initiated_at,
+        record.verdict.code,
+        record.verdict.at,
+        record.verdict.by,
+        record.verdict.trace,
+        record.refunds,
+        record.money,
+        record.return_amount,
+        record.return_currency,
+        record.return_since,
+        record.returned_at,
+        record.return_reference,
+        checksum,
+    ];
     write.sql.prepare_cached(UPSERT).and_then(|mut sql| sql.execute(parameters)).map_err(failed)?;
     write.changed.row(Kind::Payment, checksum);
     Ok(())

@@ -1,6 +1,6 @@
 //! Tokens and their authorizations as rows.
 
-use rusqlite::{Connection, named_params, params};
+use rusqlite::{Connection, params};
 
 use super::{
     super::{
@@ -94,23 +94,22 @@ pub(super) fn save(write: &mut Write<'_>, key: &TokenKey, token: &Token) -> Resu
     const UPSERT: &str = "INSERT OR REPLACE INTO token (
          hash, psp_id, authorization_id, kind, expires_at, replaced_by, verdict, verdict_at, verdict_by, verdict_trace,
          checksum)
-         VALUES (:hash, :psp_id, :authorization_id, :kind, :expires_at, :replaced_by,
-         :verdict, :verdict_at, :verdict_by, :verdict_trace, :checksum)";
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let record = TokenRecord::of(token);
     let checksum = record.checksum(key);
-    let parameters = named_params! {
-        ":hash": key.hash.0,
-        ":psp_id": key.psp.as_str(),
-        ":authorization_id": record.authorization_id,
-        ":kind": record.kind,
-        ":expires_at": record.expires_at,
-        ":replaced_by": record.replaced_by,
-        ":verdict": record.verdict.code,
-        ":verdict_at": record.verdict.at,
-        ":verdict_by": record.verdict.by,
-        ":verdict_trace": record.verdict.trace,
-        ":checksum": checksum,
-    };
+    let parameters = params![
+        key.hash.0,
+        key.psp.as_str(),
+        record.authorization_id,
+        record.kind,
+        record.expires_at,
+        record.replaced_by,
+        record.verdict.code,
+        record.verdict.at,
+        record.verdict.by,
+        record.verdict.trace,
+        checksum,
+    ];
     write.sql.prepare_cached(UPSERT).and_then(|mut sql| sql.execute(parameters)).map_err(failed)?;
     write.changed.row(Kind::Token, checksum);
     Ok(())
@@ -177,8 +176,7 @@ fn read_authorization(
 /// Not a REPLACE: that deletes the row first, and SQLite then looks through every token for one that refers to it.
 const UPSERT_GRANT: &str = "INSERT INTO grants (
      psp_id, authorization_id, acquirer_id, pass_through_info, revoked_at, revoked_cause, revoked_trace, checksum)
-     VALUES (:psp_id, :authorization_id, :acquirer_id, :pass_through_info, :revoked_at, :revoked_cause, :revoked_trace,
-     :checksum)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
      ON CONFLICT (psp_id, authorization_id) DO UPDATE SET acquirer_id = excluded.acquirer_id,
      pass_through_info = excluded.pass_through_info, revoked_at = excluded.revoked_at,
      revoked_cause = excluded.revoked_cause, revoked_trace = excluded.revoked_trace, checksum = excluded.checksum";
@@ -190,16 +188,16 @@ pub(super) fn save_authorization(
 ) -> Result<(), Error> {
     let record = AuthorizationRecord::of(authorization);
     let checksum = record.checksum(key);
-    let parameters = named_params! {
-        ":psp_id": key.psp.as_str(),
-        ":authorization_id": key.authorization.as_str(),
-        ":acquirer_id": record.acquirer_id,
-        ":pass_through_info": record.pass_through_info,
-        ":revoked_at": record.revoked_at,
-        ":revoked_cause": record.revoked_cause,
-        ":revoked_trace": record.revoked_trace,
-        ":checksum": checksum,
-    };
+    let parameters = params![
+        key.psp.as_str(),
+        key.authorization.as_str(),
+        record.acquirer_id,
+        record.pass_through_info,
+        record.revoked_at,
+        record.revoked_cause,
+        record.revoked_trace,
+        checksum,
+    ];
     write
         .sql
         .prepare_cached(UPSERT_GRANT)
