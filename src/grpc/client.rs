@@ -1,21 +1,20 @@
 //! The way into the core, for the bridge: domain values in and out, over the generated client.
 //!
-//! In one process the generated client calls the generated server as a plain service, without a socket; elsewhere it
-//! goes over a [`Channel`]. Apart from that it is what any caller of gRPC does, and meets the same checks.
+//! In one process it calls the generated trait of the service ([`InProcess`]); elsewhere the generated client goes over a
+//! [`Channel`]. Message, metadata and status are the same either way, and so are the checks that they meet.
 
 pub mod look;
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
-use tonic::{Code, Request, body::Body, codegen::http, metadata::MetadataValue};
-use tower::{ServiceExt, util::BoxCloneSyncService};
+use tonic::{Code, Request, metadata::MetadataValue};
 
 use super::{
     CLIENT_ID, TRACEPARENT,
     channel::{Channel, Connection},
     convert,
     observe::told,
-    server::Server,
+    server::{InProcess, Server},
     status,
     wire::{self, cancel_service_client::CancelServiceClient},
 };
@@ -28,13 +27,6 @@ use crate::{
     telemetry::{Span, span::Kind},
 };
 
-/// Why a call could not even be answered with a status. In one process that cannot happen.
-#[derive(Debug, thiserror::Error)]
-#[error("the core cannot be reached")]
-pub struct Unreachable;
-
-type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Unreachable>;
-
 /// A client of the core's CancelService.
 #[derive(Clone)]
 pub struct Client {
@@ -43,20 +35,20 @@ pub struct Client {
 
 #[derive(Clone)]
 enum Core {
-    Here(CancelServiceClient<Transport>),
+    Here(InProcess),
     Elsewhere(Channel),
 }
 
-/// One method of the generated client, wherever the core is.
+/// One method of the service, wherever the core is.
 macro_rules! ask {
     ($core:expr, $name:literal, $method:ident, $message:expr, $call:expr) => {{
         const METHOD: &str = concat!("alipayplus.cancel.v1.CancelService/", $name);
         let (message, call): (_, &Call) = ($message, $call);
         match &$core {
-            Core::Here(client) => {
+            Core::Here(core) => {
                 let span = calling(call, METHOD);
                 let request = asking(message, call, call.timeout, &span);
-                let answered = client.clone().$method(request).await;
+                let answered = core.$method(request).await;
                 called(&span, answered.as_ref().err());
                 answered.map(tonic::Response::into_inner)
             }
@@ -115,11 +107,7 @@ pub struct Answer {
 impl Client {
     /// A client of a server in this process.
     pub fn in_process(server: &Server) -> Self {
-        let service = ServiceExt::<http::Request<Body>>::map_err(
-            server.cancel_service(),
-            |never: Infallible| match never {},
-        );
-        Self { core: Core::Here(CancelServiceClient::new(BoxCloneSyncService::new(service))) }
+        Self { core: Core::Here(server.in_process()) }
     }
 
     /// A client of cores elsewhere.

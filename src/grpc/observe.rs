@@ -71,6 +71,50 @@ impl Observe {
     }
 }
 
+impl Observe {
+    fn method(&self, path: &str) -> Arc<Method> {
+        Arc::clone(self.methods.get(path).unwrap_or(&self.other))
+    }
+
+    fn serve(&self, method: &Method, parent: Option<TraceContext>) -> Span {
+        let name = if self.tracer.is_exported() { method.name.to_string() } else { String::new() };
+        let span = self.tracer.serve(name, parent);
+        span.set("rpc.system.name", "grpc");
+        span.set("rpc.method", Arc::clone(&method.name));
+        span
+    }
+
+    /// For calls of one method that come without HTTP.
+    pub(super) fn watched(&self, path: &str) -> Watched {
+        Watched { method: self.method(path), observe: self.clone() }
+    }
+}
+
+/// Watches calls of a method that come without HTTP.
+#[derive(Clone)]
+pub(super) struct Watched {
+    observe: Observe,
+    method: Arc<Method>,
+}
+
+impl Watched {
+    /// Serves a call.
+    pub(super) async fn call<T, A>(
+        &self,
+        mut request: tonic::Request<T>,
+        call: impl AsyncFnOnce(tonic::Request<T>) -> Result<tonic::Response<A>, tonic::Status>,
+    ) -> Result<tonic::Response<A>, tonic::Status> {
+        let parent = request.metadata().get(TRACEPARENT);
+        let parent = parent.and_then(|value| value.to_str().ok()).and_then(TraceContext::parse);
+        let span = self.observe.serve(&self.method, parent);
+        request.extensions_mut().insert(span.clone());
+        let mut watch = Watch::new(span, Arc::clone(&self.method), &self.observe);
+        let answered = call(request).await;
+        watch.status = Some(answered.as_ref().err().map_or(Code::Ok, tonic::Status::code));
+        answered
+    }
+}
+
 /// Every method of ours and of gRPC's own, by path.
 fn methods() -> BTreeMap<String, Arc<Method>> {
     let sets = [
@@ -127,19 +171,14 @@ where
 
     fn call(&mut self, mut request: Request<I>) -> Self::Future {
         let observe = &self.observe;
-        let method = observe.methods.get(request.uri().path()).unwrap_or(&observe.other);
-        let method = Arc::clone(method);
         let parent = request.headers().get(TRACEPARENT);
         let parent = parent.and_then(|value| value.to_str().ok()).and_then(TraceContext::parse);
-        let name =
-            if observe.tracer.is_exported() { method.name.to_string() } else { String::new() };
+        let method = observe.method(request.uri().path());
         // a probe every few seconds is no trace that anybody looks for
         let span = match parent {
             None if is_open(request.uri().path()) => Span::unrecorded(TraceContext::begin(0.0)),
-            _ => observe.tracer.serve(name, parent),
+            _ => observe.serve(&method, parent),
         };
-        span.set("rpc.system.name", "grpc");
-        span.set("rpc.method", Arc::clone(&method.name));
         request.extensions_mut().insert(span.clone());
         let watch = Watch::new(span, method, observe);
         let answer = self.inner.call(request);

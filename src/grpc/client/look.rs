@@ -3,18 +3,15 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, body::Body, codegen::http};
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
-use super::{
-    super::{
-        server::{Server, Unseen},
-        wire::{
-            self, feed_service_client::FeedServiceClient,
-            payment_service_client::PaymentServiceClient, token_service_client::TokenServiceClient,
-        },
+use super::super::{
+    server::{Server, Unseen},
+    wire::{
+        self, feed_service_client::FeedServiceClient, payment_service_client::PaymentServiceClient,
+        token_service_client::TokenServiceClient,
     },
-    Transport,
 };
 use crate::feed::Feed;
 
@@ -27,6 +24,13 @@ const ENTRIES_MAX: u32 = 200;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Blind(String);
+
+/// Why a call could not even be answered with a status. In one process that cannot happen.
+#[derive(Debug, thiserror::Error)]
+#[error("the core cannot be reached")]
+pub struct Unreachable;
+
+type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Unreachable>;
 
 /// A client that reads.
 #[derive(Clone)]
