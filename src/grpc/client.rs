@@ -5,7 +5,7 @@
 
 pub mod look;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tonic::{Code, Request, metadata::MetadataValue};
 
@@ -35,7 +35,7 @@ pub struct Client {
 
 #[derive(Clone)]
 enum Core {
-    Here(InProcess),
+    Here(Arc<InProcess>),
     Elsewhere(Channel),
 }
 
@@ -107,7 +107,7 @@ pub struct Answer {
 impl Client {
     /// A client of a server in this process.
     pub fn in_process(server: &Server) -> Self {
-        Self { core: Core::Here(server.in_process()) }
+        Self { core: Core::Here(Arc::new(server.in_process())) }
     }
 
     /// A client of cores elsewhere.

@@ -49,8 +49,11 @@ impl Changed {
 
     /// A row, whose checksum covers its key and its columns.
     pub(super) fn row(&mut self, kind: Kind, checksum: i64) {
-        let [a, b, c, d, e, f, g, h] = checksum.to_le_bytes();
-        self.digest.update(&[kind.number(), a, b, c, d, e, f, g, h]);
+        let mut row = [kind.number(); 9];
+        if let Some(rest) = row.last_chunk_mut() {
+            *rest = checksum.to_le_bytes();
+        }
+        self.digest.update(&row);
         self.rows = self.rows.saturating_add(1);
     }
 

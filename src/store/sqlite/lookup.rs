@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    super::{Error, Granted, record::authorization_key},
+    super::{Error, Granted, chain, record::authorization_key},
     During, connect_reader, failed, payment, standing, token, unless_disk_failed,
 };
 use crate::domain::{
@@ -127,7 +127,9 @@ impl Reader {
         match connection.unchecked_transaction() {
             Ok(transaction) => {
                 let mut snapshot = Snapshot { connection: &transaction, path, is_admitted: false };
-                waiting.into_iter().for_each(|lookup| snapshot.answer(lookup));
+                for lookup in waiting {
+                    snapshot.answer(lookup);
+                }
             }
             Err(source) => refuse(waiting, source, path),
         }
@@ -138,10 +140,14 @@ impl Reader {
 /// Tells everybody the same.
 fn refuse(waiting: Vec<Lookup>, source: rusqlite::Error, path: &Path) {
     let error = unless_disk_failed(failed(source), path, During::Commit);
-    let text = crate::store::chain(&error).to_string();
-    let copy = || match &error {
+    let text = chain(&error);
+    let copy = || match error {
         Error::Damaged(what) => Error::Damaged(what),
-        _ => Error::Unavailable(text.clone().into()),
+        Error::Unavailable(_)
+        | Error::CommitUnknown(_)
+        | Error::Data(_)
+        | Error::Suspect(_)
+        | Error::Closed => Error::Unavailable(text.clone().into()),
     };
     for lookup in waiting {
         match lookup {
