@@ -196,7 +196,7 @@ fn send(address: &str, key: &PrivateKey, count: usize) {
     let mut socket = TcpStream::connect(address).expect("a connection");
     socket.set_nodelay(true).expect("a socket");
     let (mut answer, mut part) = (Vec::new(), [0; 2048]);
-    for id in 0..count {
+    let mut succeeds = |id: usize| {
         let body = body(id);
         let header = signature_of(key, &body);
         let request = format!(
@@ -211,8 +211,11 @@ fn send(address: &str, key: &PrivateKey, count: usize) {
             assert!(length > 0, "it ended");
             answer.extend_from_slice(&part[..length]);
         }
-        assert!(answer.windows(9).any(|window| window == b"\"SUCCESS\""));
-    }
+        answer.windows(9).any(|window| window == b"\"SUCCESS\"")
+    };
+    // the library gathers entropy for its first signature: fifty times as slowly, it has no patience for that
+    assert!((0..30).any(|_| succeeds(count)), "never");
+    assert!((0..count).all(succeeds), "not each of them");
 }
 
 fn main() {
