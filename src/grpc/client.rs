@@ -1,4 +1,4 @@
-//! The way into the core, for the bridge: domain values in and out, over the generated client.
+//! The way into the core, for the bridge: domain values in and out, over the generated code.
 //!
 //! In one process it calls the generated trait of the service (`InProcess`); elsewhere the generated client goes over a
 //! [`Channel`]. Message, metadata and status are the same either way, and so are the checks that they meet.

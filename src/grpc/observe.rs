@@ -91,7 +91,6 @@ impl Observe {
 }
 
 /// Watches calls of a method that come without HTTP.
-#[derive(Clone)]
 pub(super) struct Watched {
     observe: Observe,
     method: Arc<Method>,

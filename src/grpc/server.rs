@@ -169,9 +169,7 @@ impl Server {
 }
 
 /// The CancelService as the bridge in this process calls it: by its generated trait, watched like every other call. What a
-/// wire would carry, message and metadata, is handed over as it is; to encode and decode it for nobody costs half of what
-/// the core does.
-#[derive(Clone)]
+/// wire would carry, message and metadata, is handed over as it is: nothing is encoded and decoded for nobody.
 pub(super) struct InProcess {
     server: Server,
     cancel_payment: Watched,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     super::{Error, Granted, chain, record::authorization_key},
@@ -29,6 +29,10 @@ const THREADS_MAX: usize = 4;
 /// Reads from one snapshot: a longer one would keep the writer's log from being moved, and its last reads waiting.
 const SHARED_MAX: usize = 64;
 
+/// Reads that wait for a thread. Whoever gives up leaves his read behind in the queue, so that on a disk that hangs it would
+/// grow without bound; further ones wait outside, and are gone with whoever asked.
+const WAITING_MAX: usize = 1_024;
+
 type Answer<T> = oneshot::Sender<Result<Option<T>, Error>>;
 
 /// What somebody waits for.
@@ -38,9 +42,16 @@ enum Lookup {
     Token(Vec<TokenKey>, Answer<Granted>),
 }
 
+/// In the queue, in a place of its own.
+struct Waiting {
+    lookup: Lookup,
+    _place: OwnedSemaphorePermit,
+}
+
 /// The handle of the threads.
 pub(super) struct Lookups {
-    queue: Mutex<Option<mpsc::Sender<Lookup>>>,
+    queue: Mutex<Option<mpsc::Sender<Waiting>>>,
+    places: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -56,7 +67,12 @@ impl Lookups {
             let thread = thread::Builder::new().name("sqlite-reader".to_owned());
             threads.push(thread.spawn(move || reader.run())?);
         }
-        Ok(Self { queue: Mutex::new(Some(queue)), threads: Mutex::new(threads) })
+        Ok(Self::over(queue, threads))
+    }
+
+    fn over(queue: mpsc::Sender<Waiting>, threads: Vec<JoinHandle<()>>) -> Self {
+        let places = Arc::new(Semaphore::new(WAITING_MAX));
+        Self { queue: Mutex::new(Some(queue)), places, threads: Mutex::new(threads) }
     }
 
     pub(super) async fn payment(&self, key: PaymentKey) -> Result<Option<Payment>, Error> {
@@ -68,16 +84,17 @@ impl Lookups {
     }
 
     async fn ask<T>(&self, lookup: impl FnOnce(Answer<T>) -> Lookup) -> Result<Option<T>, Error> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| Error::Closed)?;
         let (answer, answered) = oneshot::channel();
-        if !self.send(lookup(answer)) {
+        if !self.send(Waiting { lookup: lookup(answer), _place: place }) {
             return Err(Error::Closed);
         }
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    fn send(&self, lookup: Lookup) -> bool {
+    fn send(&self, waiting: Waiting) -> bool {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.as_ref().is_some_and(|queue| queue.send(lookup).is_ok())
+        queue.as_ref().is_some_and(|queue| queue.send(waiting).is_ok())
     }
 
     /// Lets the threads answer what was asked, and waits for them and their connections to end.
@@ -94,51 +111,51 @@ impl Lookups {
 
 struct Reader {
     path: PathBuf,
-    inbox: Arc<Mutex<mpsc::Receiver<Lookup>>>,
-    /// None until the first read, and after one that failed.
+    inbox: Arc<Mutex<mpsc::Receiver<Waiting>>>,
+    /// None until the first read, and after one that left it in doubt.
     connection: Option<Connection>,
 }
 
 impl Reader {
     fn run(&mut self) {
-        loop {
-            let Some(waiting) = self.wait() else { return };
-            // a panic is one row's defect, and must not end the thread that all others need
-            if catch_unwind(AssertUnwindSafe(|| self.answer(waiting))).is_err() {
-                self.connection = None;
-            }
+        while let Some(waiting) = self.wait() {
+            self.answer(waiting);
         }
     }
 
     /// What waits; one of the threads at a time looks.
-    fn wait(&self) -> Option<Vec<Lookup>> {
+    fn wait(&self) -> Option<Vec<Waiting>> {
         let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let mut waiting = vec![inbox.recv().ok()?];
         waiting.extend(inbox.try_iter().take(SHARED_MAX - 1));
         Some(waiting)
     }
 
-    fn answer(&mut self, waiting: Vec<Lookup>) {
+    fn answer(&mut self, waiting: Vec<Waiting>) {
         let path = &self.path;
         let connection = match self.connection.take().map_or_else(|| connect_reader(path), Ok) {
             Ok(connection) => connection,
             Err(source) => return refuse(waiting, source, path),
         };
+        let mut is_sound = true;
         match connection.unchecked_transaction() {
             Ok(transaction) => {
                 let mut snapshot = Snapshot { connection: &transaction, path, is_admitted: false };
-                for lookup in waiting {
-                    snapshot.answer(lookup);
+                for Waiting { lookup, _place } in waiting {
+                    // a panic is one row's defect, and neither ends the thread nor fails its neighbours
+                    let answered = catch_unwind(AssertUnwindSafe(|| snapshot.answer(lookup)));
+                    is_sound &= answered.is_ok();
                 }
             }
             Err(source) => refuse(waiting, source, path),
         }
-        self.connection = Some(connection);
+        // one whose snapshot did not end would tell of then for ever, or refuse everybody
+        self.connection = Some(connection).filter(|it| is_sound && it.is_autocommit());
     }
 }
 
 /// Tells everybody the same.
-fn refuse(waiting: Vec<Lookup>, source: rusqlite::Error, path: &Path) {
+fn refuse(waiting: Vec<Waiting>, source: rusqlite::Error, path: &Path) {
     let error = unless_disk_failed(failed(source), path, During::Commit);
     let text = chain(&error);
     let copy = || match error {
@@ -149,7 +166,7 @@ fn refuse(waiting: Vec<Lookup>, source: rusqlite::Error, path: &Path) {
         | Error::Suspect(_)
         | Error::Closed => Error::Unavailable(text.clone().into()),
     };
-    for lookup in waiting {
+    for Waiting { lookup, .. } in waiting {
         match lookup {
             Lookup::Payment(_, answer) => drop(answer.send(Err(copy()))),
             Lookup::Token(_, answer) => drop(answer.send(Err(copy()))),
@@ -199,5 +216,52 @@ impl Snapshot<'_> {
             return Ok(Some((token, authorization)));
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::domain::id::{PaymentRequestId, PspId};
+
+    /// No thread takes anything, as on a disk that hangs, and everybody gives up at once.
+    #[tokio::test]
+    async fn who_gives_up_does_not_make_the_queue_longer_than_it_may_be() {
+        let (queue, inbox) = mpsc::channel();
+        let lookups = Lookups::over(queue, Vec::new());
+        let key = PaymentKey {
+            psp: PspId::parse("psp").unwrap(),
+            payment_request: PaymentRequestId::parse("id").unwrap(),
+        };
+        for _ in 0..3 * WAITING_MAX {
+            let asked = tokio::task::unconstrained(lookups.payment(key.clone()));
+            assert!(asked.now_or_never().is_none());
+        }
+        assert_eq!(inbox.try_iter().count(), WAITING_MAX);
+        // those that were taken make room
+        assert!(lookups.payment(key).now_or_never().is_none());
+        assert_eq!(inbox.try_iter().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_told_and_looked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("none.db");
+        let lookups = Lookups::start(&path).unwrap();
+        let key = || PaymentKey {
+            psp: PspId::parse("psp").unwrap(),
+            payment_request: PaymentRequestId::parse("id").unwrap(),
+        };
+        let missing = lookups.payment(key()).await;
+        assert!(matches!(missing, Err(Error::Unavailable(_))), "{missing:?}");
+
+        let made = Connection::open(&path).unwrap();
+        made.execute_batch(include_str!("schema_1.sql")).unwrap();
+        made.execute_batch(include_str!("schema_2.sql")).unwrap();
+        assert!(matches!(lookups.payment(key()).await, Ok(None)));
+        lookups.stop();
+        assert!(matches!(lookups.payment(key()).await, Err(Error::Closed)));
     }
 }
