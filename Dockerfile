@@ -26,6 +26,7 @@ FROM tools AS dependencies
 WORKDIR /src
 # no path of the machine in a panic's line
 ENV RUSTFLAGS="--remap-path-prefix=/usr/local/cargo/registry/src=/crates --remap-path-prefix=/src=/alipayplus-cancel"
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 # without tests and benches, whose files are not here and whose changes are no change of the image
 RUN awk '/^\[/ { skip = /^\[\[(test|bench)\]\]/ } !skip' Cargo.toml >trimmed && mv trimmed Cargo.toml \
