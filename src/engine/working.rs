@@ -1,12 +1,12 @@
 //! The states of a transaction, as the commands of a batch change them one after the other.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::HashMap;
 
 use crate::{
     domain::{
         authorization::Authorization,
         event::Event,
-        id::TokenHash,
+        id::{PspId, TokenHash},
         key::{AuthorizationKey, PaymentKey, TokenKey},
         payment::Payment,
         token::Token,
@@ -14,51 +14,46 @@ use crate::{
     store::{Changes, Known},
 };
 
-/// The states of a transaction: what was loaded, as the commands of the batch change it one after the other.
+/// The states of a transaction: what was loaded, and as the commands of the batch change it one after the other.
 pub(super) struct Working {
+    known: Known,
     payments: HashMap<PaymentKey, Payment>,
     authorizations: HashMap<AuthorizationKey, Authorization>,
-    tokens: HashMap<TokenHash, Token>,
-    changed_payments: HashSet<PaymentKey>,
-    changed_authorizations: HashSet<AuthorizationKey>,
-    changed_tokens: HashSet<TokenKey>,
+    tokens: HashMap<TokenHash, (PspId, Token)>,
     events: Vec<Event>,
 }
 
 impl Working {
     pub(super) fn new(known: Known) -> Self {
-        let Known { payments, authorizations, tokens, onboarding: _, clock: _ } = known;
         Self {
-            payments,
-            authorizations,
-            tokens,
-            changed_payments: HashSet::new(),
-            changed_authorizations: HashSet::new(),
-            changed_tokens: HashSet::new(),
+            known,
+            payments: HashMap::default(),
+            authorizations: HashMap::default(),
+            tokens: HashMap::default(),
             events: Vec::new(),
         }
     }
 
     pub(super) fn payment(&self, key: &PaymentKey) -> Option<&Payment> {
-        self.payments.get(key)
+        self.payments.get(key).or_else(|| self.known.payments.get(key))
     }
 
     pub(super) fn authorization(&self, key: &AuthorizationKey) -> Option<&Authorization> {
-        self.authorizations.get(key)
+        self.authorizations.get(key).or_else(|| self.known.authorizations.get(key))
     }
 
     pub(super) fn token(&self, key: &TokenKey) -> Option<&Token> {
-        self.tokens.get(&key.hash)
+        let kept = self.tokens.get(&key.hash).map(|(_, token)| token);
+        kept.or_else(|| self.known.tokens.get(&key.hash))
     }
 
     /// The key a token is known under, or the one for a new token.
     pub(super) fn token_key<'a>(&self, keys: &'a [TokenKey]) -> Option<&'a TokenKey> {
-        keys.iter().find(|key| self.tokens.contains_key(&key.hash)).or(keys.first())
+        keys.iter().find(|key| self.token(key).is_some()).or(keys.first())
     }
 
     pub(super) fn keep_payment(&mut self, key: &PaymentKey, payment: Payment) {
         self.payments.insert(key.clone(), payment);
-        self.changed_payments.insert(key.clone());
     }
 
     pub(super) fn keep_authorization(
@@ -67,34 +62,23 @@ impl Working {
         authorization: Authorization,
     ) {
         self.authorizations.insert(key.clone(), authorization);
-        self.changed_authorizations.insert(key.clone());
     }
 
     pub(super) fn keep_token(&mut self, key: &TokenKey, token: Token) {
-        self.tokens.insert(key.hash, token);
-        self.changed_tokens.insert(key.clone());
+        self.tokens.insert(key.hash, (key.psp.clone(), token));
     }
 
     pub(super) fn announce(&mut self, events: Vec<Event>) {
         self.events.extend(events);
     }
 
-    pub(super) fn changes(mut self) -> Changes {
-        let payments = self
-            .changed_payments
-            .into_iter()
-            .filter_map(|key| self.payments.remove(&key).map(|state| (key, state)))
-            .collect();
-        let authorizations = self
-            .changed_authorizations
-            .into_iter()
-            .filter_map(|key| self.authorizations.remove(&key).map(|state| (key, state)))
-            .collect();
-        let tokens = self
-            .changed_tokens
-            .into_iter()
-            .filter_map(|key| self.tokens.remove(&key.hash).map(|state| (key, state)))
-            .collect();
-        Changes { payments, authorizations, tokens, events: self.events }
+    pub(super) fn changes(self) -> Changes {
+        let token = |(hash, (psp, token))| (TokenKey { psp, hash }, token);
+        Changes {
+            payments: self.payments.into_iter().collect(),
+            authorizations: self.authorizations.into_iter().collect(),
+            tokens: self.tokens.into_iter().map(token).collect(),
+            events: self.events,
+        }
     }
 }

@@ -21,7 +21,9 @@
 //!
 //! A store keeps records of its own and converts; stored bytes outlive a renamed field. It never sees a token.
 
-use std::{collections::HashMap, future::Future, pin::Pin, time::Instant};
+use std::{future::Future, pin::Pin, time::Instant};
+
+use foldhash::HashMap;
 
 use crate::domain::{
     amount::Amount,

@@ -186,7 +186,7 @@ fn every_kind_of_payment_reads_back_as_it_was_written<F: Fixture>() {
     let store = fixture.store();
     let payments = vec((any_payment_key(), any_payment()), 1..12);
     for_all(48, payments, |payments| {
-        let payments: HashMap<PaymentKey, Payment> = payments.into_iter().collect();
+        let payments: foldhash::HashMap<PaymentKey, Payment> = payments.into_iter().collect();
         runtime.block_on(async {
             let changes =
                 Changes { payments: payments.clone().into_iter().collect(), ..Changes::default() };

@@ -43,8 +43,9 @@ pub(super) fn load(
     name: &ConsumerName,
 ) -> Result<Option<Consumer>, Error> {
     const SELECT: &str = "SELECT owner FROM consumer WHERE name = ?1";
-    let select = connection.prepare_cached(SELECT).map_err(failed)?;
-    let Some(owner) = row::one(select, CONSUMER, [name.as_str()], owner)? else { return Ok(None) };
+    let mut select = connection.prepare_cached(SELECT).map_err(failed)?;
+    let owner = row::one(&mut select, CONSUMER, [name.as_str()], owner)?;
+    let Some(owner) = owner else { return Ok(None) };
     Ok(Some(Consumer {
         owner,
         progress: progress(connection, name)?,

@@ -1,6 +1,8 @@
 //! Events as rows, and the heads of their partitions.
 
-use rusqlite::{Connection, params};
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, Statement, params};
 
 use super::{
     super::{Error, Head, Place, Positioned, record::EventRecord},
@@ -20,31 +22,62 @@ macro_rules! columns {
     };
 }
 
+macro_rules! insert {
+    () => {
+        "INTO event (
+         partition, position, kind, psp_id, subject_id, acquirer_id, amount, currency,
+         cause, decided_at, result, pass_through_info, trace, checksum)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+    };
+}
+
 /// Every row, for [`read`].
 pub(super) const ALL: &str = concat!("SELECT ", columns!(), " FROM event");
 
 /// Writes events, each at the next position of its partition.
 pub(super) fn append(write: &mut Write<'_>, events: &[Event]) -> Result<(), Error> {
-    const NEXT: &str =
-        "UPDATE partition_head SET position = position + 1 WHERE partition = ?1 RETURNING position";
+    // where one stands already is no place for another
+    const ADD: &str = concat!("INSERT ", insert!());
+    const HEAD: &str = "SELECT position FROM partition_head WHERE partition = ?1";
+    const MOVE: &str = "UPDATE partition_head SET position = ?2 WHERE partition = ?1";
     if events.is_empty() {
         return Ok(());
     }
-    let mut next = write.sql.prepare_cached(NEXT).map_err(failed)?;
+    let sql = write.sql;
+    let mut add = sql.prepare_cached(ADD).map_err(failed)?;
+    // of those partitions that have events; nobody else moves them as long as the transaction lasts
+    let mut heads = BTreeMap::<u16, i64>::new();
+    let mut head = sql.prepare_cached(HEAD).map_err(failed)?;
     for event in events {
         let partition = event.subject.partition(write.partitions);
-        let position: i64 = next.query_row([partition], |row| row.get(0)).map_err(failed)?;
-        insert(write, &EventRecord::of(event, partition, row::count(position)))?;
+        let last = match heads.get(&partition) {
+            Some(last) => *last,
+            None => head.query_row([partition], |row| row.get(0)).map_err(failed)?,
+        };
+        let position = last.saturating_add(1);
+        let record = EventRecord::of(event, partition, row::count(position));
+        insert(&mut add, write, &record)?;
+        heads.insert(partition, position);
+    }
+    let mut advance = sql.prepare_cached(MOVE).map_err(failed)?;
+    for (partition, position) in heads {
+        advance.execute(params![partition, position]).map_err(failed)?;
     }
     Ok(())
 }
 
 /// Writes an event at its place. One that is there already is written again.
-pub(super) fn insert(write: &mut Write<'_>, record: &EventRecord) -> Result<(), Error> {
-    const INSERT: &str = "INSERT OR REPLACE INTO event (
-         partition, position, kind, psp_id, subject_id, acquirer_id, amount, currency,
-         cause, decided_at, result, pass_through_info, trace, checksum)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+pub(super) fn put(write: &mut Write<'_>, record: &EventRecord) -> Result<(), Error> {
+    const PUT: &str = concat!("INSERT OR REPLACE ", insert!());
+    let mut put = write.sql.prepare_cached(PUT).map_err(failed)?;
+    insert(&mut put, write, record)
+}
+
+fn insert(
+    insert: &mut Statement<'_>,
+    write: &mut Write<'_>,
+    record: &EventRecord,
+) -> Result<(), Error> {
     let checksum = record.checksum();
     let parameters = params![
         record.partition,
@@ -62,7 +95,7 @@ pub(super) fn insert(write: &mut Write<'_>, record: &EventRecord) -> Result<(), 
         record.trace,
         checksum,
     ];
-    write.sql.prepare_cached(INSERT).and_then(|mut sql| sql.execute(parameters)).map_err(failed)?;
+    insert.execute(parameters).map_err(failed)?;
     write.changed.row(Kind::Event, checksum);
     Ok(())
 }

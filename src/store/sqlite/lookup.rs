@@ -140,7 +140,7 @@ impl Reader {
         let mut is_sound = true;
         match connection.unchecked_transaction() {
             Ok(transaction) => {
-                let mut snapshot = Snapshot { connection: &transaction, path, is_admitted: false };
+                let mut snapshot = Snapshot::of(&transaction, path);
                 for Waiting { lookup, _place } in waiting {
                     // a panic is one row's defect, and neither ends the thread nor fails its neighbours
                     let answered = catch_unwind(AssertUnwindSafe(|| snapshot.answer(lookup)));
@@ -178,16 +178,21 @@ fn refuse(waiting: Vec<Waiting>, source: rusqlite::Error, path: &Path) {
 struct Snapshot<'a> {
     connection: &'a Connection,
     path: &'a Path,
-    /// A revocation that was lost must not look active; asked for once.
-    is_admitted: bool,
+    payments: Option<payment::Load<'a>>,
+    /// Only of a store that may tell: a revocation that was lost must not look active.
+    tokens: Option<token::Load<'a>>,
 }
 
-impl Snapshot<'_> {
+impl<'a> Snapshot<'a> {
+    fn of(connection: &'a Connection, path: &'a Path) -> Self {
+        Self { connection, path, payments: None, tokens: None }
+    }
+
     /// Nobody may wait any more.
     fn answer(&mut self, lookup: Lookup) {
         match lookup {
             Lookup::Payment(key, answer) if !answer.is_closed() => {
-                let found = payment::load(self.connection, &key);
+                let found = self.payment(&key);
                 drop(answer.send(self.told(found)));
             }
             Lookup::Token(keys, answer) if !answer.is_closed() => {
@@ -202,15 +207,26 @@ impl Snapshot<'_> {
         found.map_err(|error| unless_disk_failed(error, self.path, During::Commit))
     }
 
+    fn payment(&mut self, key: &PaymentKey) -> Result<Option<Payment>, Error> {
+        let load = match &mut self.payments {
+            Some(load) => load,
+            none => none.insert(payment::Load::prepare(self.connection)?),
+        };
+        load.one(key)
+    }
+
     fn token(&mut self, keys: &[TokenKey]) -> Result<Option<Granted>, Error> {
-        if !self.is_admitted {
-            standing::admit(self.connection)?;
-            self.is_admitted = true;
-        }
+        let load = match &mut self.tokens {
+            Some(load) => load,
+            none => {
+                standing::admit(self.connection)?;
+                none.insert(token::Load::prepare(self.connection)?)
+            }
+        };
         for key in keys {
-            let Some(token) = token::load(self.connection, key)? else { continue };
+            let Some(token) = load.token(key)? else { continue };
             let authorization = match authorization_key(key, &token) {
-                Some(key) => token::load_authorization(self.connection, &key)?,
+                Some(key) => load.authorization(&key)?,
                 None => None,
             };
             return Ok(Some((token, authorization)));

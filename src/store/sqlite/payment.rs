@@ -1,6 +1,6 @@
 //! Payments as rows.
 
-use rusqlite::{Connection, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 use super::{
     super::{Backlog, Error, Outstanding, OutstandingPayment, record::PaymentRecord},
@@ -37,15 +37,23 @@ macro_rules! outstanding {
 pub(super) const ALL: &str =
     concat!("SELECT psp_id, payment_request_id, ", columns!(), " FROM payment");
 
-pub(super) fn load(connection: &Connection, key: &PaymentKey) -> Result<Option<Payment>, Error> {
-    const SELECT: &str = concat!(
-        "SELECT ",
-        columns!(),
-        " FROM payment WHERE psp_id = ?1 AND payment_request_id = ?2"
-    );
-    let select = connection.prepare_cached(SELECT).map_err(failed)?;
-    let key_columns = [key.psp.as_str(), key.payment_request.as_str()];
-    row::one(select, TABLE, key_columns, |row| read(row, key))
+/// Loads payments by key; to prepare it costs more than a row.
+pub(super) struct Load<'a>(CachedStatement<'a>);
+
+impl<'a> Load<'a> {
+    pub(super) fn prepare(connection: &'a Connection) -> Result<Self, Error> {
+        const SELECT: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM payment WHERE psp_id = ?1 AND payment_request_id = ?2"
+        );
+        connection.prepare_cached(SELECT).map(Self).map_err(failed)
+    }
+
+    pub(super) fn one(&mut self, key: &PaymentKey) -> Result<Option<Payment>, Error> {
+        let key_columns = [key.psp.as_str(), key.payment_request.as_str()];
+        row::one(&mut self.0, TABLE, key_columns, |row| read(row, key))
+    }
 }
 
 /// The first payments behind a key, by key.
@@ -70,8 +78,8 @@ pub(super) fn page(
 pub(super) fn backlog(connection: &Connection, kind: Outstanding) -> Result<Backlog, Error> {
     const SELECT: &str =
         concat!("SELECT count(*), min(coalesce(return_since, verdict_at))", outstanding!());
-    let select = connection.prepare_cached(SELECT).map_err(failed)?;
-    let backlog = row::one(select, TABLE, [PaymentRecord::outstanding(kind)], |row| {
+    let mut select = connection.prepare_cached(SELECT).map_err(failed)?;
+    let backlog = row::one(&mut select, TABLE, [PaymentRecord::outstanding(kind)], |row| {
         let count = row::count(row.get()?);
         let oldest: Option<i64> = row.get()?;
         Ok(Backlog { count, oldest: oldest.map(|unix_ms| Timestamp { unix_ms }) })
@@ -140,41 +148,51 @@ fn read(row: &mut Columns<'_>, key: &PaymentKey) -> Result<Payment, Error> {
     record.read()
 }
 
-pub(super) fn save(
-    write: &mut Write<'_>,
-    key: &PaymentKey,
-    payment: &Payment,
-) -> Result<(), Error> {
-    const UPSERT: &str = "INSERT OR REPLACE INTO payment (
+pub(super) fn save(write: &mut Write<'_>, payments: &[(PaymentKey, Payment)]) -> Result<(), Error> {
+    // not a REPLACE: that may fail half-way, so SQLite would copy every page that it changes first
+    const UPSERT: &str = "INSERT INTO payment (
          psp_id, payment_request_id, state, acquirer_id, recorded_at, amount, currency, initiated_at,
          verdict, verdict_at, verdict_by, verdict_trace, refunds,
          money, return_amount, return_currency, return_since, returned_at, return_reference, checksum)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
-    let record = PaymentRecord::of(payment);
-    let checksum = record.checksum(key);
-    let parameters = params![
-        key.psp.as_str(),
-        key.payment_request.as_str(),
-        record.state,
-        record.acquirer_id,
-        record.recorded_at,
-        record.amount,
-        record.currency,
-        record.initiated_at,
-        record.verdict.code,
-        record.verdict.at,
-        record.verdict.by,
-        record.verdict.trace,
-        record.refunds,
-        record.money,
-        record.return_amount,
-        record.return_currency,
-        record.return_since,
-        record.returned_at,
-        record.return_reference,
-        checksum,
-    ];
-    write.sql.prepare_cached(UPSERT).and_then(|mut sql| sql.execute(parameters)).map_err(failed)?;
-    write.changed.row(Kind::Payment, checksum);
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+         ON CONFLICT (psp_id, payment_request_id) DO UPDATE SET state = excluded.state,
+         acquirer_id = excluded.acquirer_id, recorded_at = excluded.recorded_at, amount = excluded.amount,
+         currency = excluded.currency, initiated_at = excluded.initiated_at, verdict = excluded.verdict,
+         verdict_at = excluded.verdict_at, verdict_by = excluded.verdict_by, verdict_trace = excluded.verdict_trace,
+         refunds = excluded.refunds, money = excluded.money, return_amount = excluded.return_amount,
+         return_currency = excluded.return_currency, return_since = excluded.return_since,
+         returned_at = excluded.returned_at, return_reference = excluded.return_reference, checksum = excluded.checksum";
+    if payments.is_empty() {
+        return Ok(());
+    }
+    let mut upsert = write.sql.prepare_cached(UPSERT).map_err(failed)?;
+    for (key, payment) in payments {
+        let record = PaymentRecord::of(payment);
+        let checksum = record.checksum(key);
+        let parameters = params![
+            key.psp.as_str(),
+            key.payment_request.as_str(),
+            record.state,
+            record.acquirer_id,
+            record.recorded_at,
+            record.amount,
+            record.currency,
+            record.initiated_at,
+            record.verdict.code,
+            record.verdict.at,
+            record.verdict.by,
+            record.verdict.trace,
+            record.refunds,
+            record.money,
+            record.return_amount,
+            record.return_currency,
+            record.return_since,
+            record.returned_at,
+            record.return_reference,
+            checksum,
+        ];
+        upsert.execute(parameters).map_err(failed)?;
+        write.changed.row(Kind::Payment, checksum);
+    }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Columns one after the other, in the order of the SELECT.
 
-use rusqlite::{CachedStatement, Params, Row, types::FromSql};
+use rusqlite::{CachedStatement, Params, Row, Statement, types::FromSql};
 
 use super::{
     super::{Error, record::VerdictRecord},
@@ -72,7 +72,7 @@ pub(super) fn all<T>(
 
 /// Reads the only row of an answer, if there is one.
 pub(super) fn one<T>(
-    mut select: CachedStatement<'_>,
+    select: &mut Statement<'_>,
     table: &'static str,
     parameters: impl Params,
     read: impl FnOnce(&mut Columns<'_>) -> Result<T, Error>,

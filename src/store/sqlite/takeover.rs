@@ -30,15 +30,9 @@ pub(super) fn page(connection: &Connection, cursor: &Cursor, limit: u32) -> Resu
 pub(super) fn fill(write: &mut Write<'_>, page: &Page) -> Result<(), Error> {
     begin(write)?;
     match page {
-        Page::Payments(payments) => {
-            payments.iter().try_for_each(|(key, payment)| payment::save(write, key, payment))
-        }
-        Page::Authorizations(authorizations) => authorizations
-            .iter()
-            .try_for_each(|(key, granted)| token::save_authorization(write, key, granted)),
-        Page::Tokens(tokens) => {
-            tokens.iter().try_for_each(|(key, token)| token::save(write, key, token))
-        }
+        Page::Payments(payments) => payment::save(write, payments),
+        Page::Authorizations(authorizations) => token::save_authorizations(write, authorizations),
+        Page::Tokens(tokens) => token::save(write, tokens),
         Page::Events(events) => events.iter().try_for_each(|event| fill_event(write, event)),
         Page::Consumers(consumers) => consumers.iter().try_for_each(|(name, after)| {
             let before = consumer::load(write.sql, name)?;
@@ -54,7 +48,7 @@ fn fill_event(write: &mut Write<'_>, event: &Positioned) -> Result<(), Error> {
         return Err(Error::Data(other.into()));
     }
     row::place(event.position)?;
-    event::insert(write, &EventRecord::of(&event.event, event.partition, event.position))
+    event::put(write, &EventRecord::of(&event.event, event.partition, event.position))
 }
 
 /// Ends filling.
@@ -69,8 +63,8 @@ pub(super) fn take_over(write: &mut Write<'_>, takeover: &Takeover) -> Result<()
     }
     for (partition, head) in (0u16..).zip(&takeover.heads) {
         let (position, purged) = (row::place(head.position)?, row::place(head.purged)?);
-        let present = write.sql.prepare_cached(PRESENT).map_err(failed)?;
-        let present = row::one(present, "event", [partition], |row| {
+        let mut present = write.sql.prepare_cached(PRESENT).map_err(failed)?;
+        let present = row::one(&mut present, "event", [partition], |row| {
             Ok((row.get::<i64>()?, row.get::<Option<i64>>()?, row.get::<Option<i64>>()?))
         })?;
         let wanted = match position.saturating_sub(purged) {

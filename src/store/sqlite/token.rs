@@ -1,6 +1,6 @@
 //! Tokens and their authorizations as rows.
 
-use rusqlite::{Connection, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 use super::{
     super::{
@@ -42,15 +42,43 @@ pub(super) const ALL: &str = concat!("SELECT hash, psp_id, ", token_columns!(), 
 pub(super) const ALL_AUTHORIZATIONS: &str =
     concat!("SELECT psp_id, authorization_id, ", grant_columns!(), " FROM grants");
 
-pub(super) fn load(connection: &Connection, key: &TokenKey) -> Result<Option<Token>, Error> {
-    const SELECT: &str =
-        concat!("SELECT psp_id, ", token_columns!(), " FROM token WHERE hash = ?1");
-    let select = connection.prepare_cached(SELECT).map_err(failed)?;
-    row::one(select, TOKEN, [key.hash.0], |row| {
-        // the hash covers the wallet, so another one is not another token
-        row.parsed(|psp| (psp == key.psp.as_str()).then_some(()))?;
-        read(row, key)
-    })
+/// Loads tokens and authorizations by key; to prepare it costs more than a row.
+pub(super) struct Load<'a> {
+    token: CachedStatement<'a>,
+    authorization: CachedStatement<'a>,
+}
+
+impl<'a> Load<'a> {
+    pub(super) fn prepare(connection: &'a Connection) -> Result<Self, Error> {
+        const TOKENS: &str =
+            concat!("SELECT psp_id, ", token_columns!(), " FROM token WHERE hash = ?1");
+        // `authorization` is a word of SQL's
+        const GRANTS: &str = concat!(
+            "SELECT ",
+            grant_columns!(),
+            " FROM grants WHERE psp_id = ?1 AND authorization_id = ?2"
+        );
+        let prepare = |text| connection.prepare_cached(text).map_err(failed);
+        Ok(Self { token: prepare(TOKENS)?, authorization: prepare(GRANTS)? })
+    }
+
+    pub(super) fn token(&mut self, key: &TokenKey) -> Result<Option<Token>, Error> {
+        row::one(&mut self.token, TOKEN, [key.hash.0], |row| {
+            // the hash covers the wallet, so another one is not another token
+            row.parsed(|psp| (psp == key.psp.as_str()).then_some(()))?;
+            read(row, key)
+        })
+    }
+
+    pub(super) fn authorization(
+        &mut self,
+        key: &AuthorizationKey,
+    ) -> Result<Option<Authorization>, Error> {
+        let key_columns = [key.psp.as_str(), key.authorization.as_str()];
+        row::one(&mut self.authorization, AUTHORIZATION, key_columns, |row| {
+            read_authorization(row, key)
+        })
+    }
 }
 
 /// The first tokens behind a hash, by hash.
@@ -90,44 +118,35 @@ fn read(row: &mut Columns<'_>, key: &TokenKey) -> Result<Token, Error> {
     record.read()
 }
 
-pub(super) fn save(write: &mut Write<'_>, key: &TokenKey, token: &Token) -> Result<(), Error> {
+pub(super) fn save(write: &mut Write<'_>, tokens: &[(TokenKey, Token)]) -> Result<(), Error> {
     const UPSERT: &str = "INSERT OR REPLACE INTO token (
          hash, psp_id, authorization_id, kind, expires_at, replaced_by, verdict, verdict_at, verdict_by, verdict_trace,
          checksum)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-    let record = TokenRecord::of(token);
-    let checksum = record.checksum(key);
-    let parameters = params![
-        key.hash.0,
-        key.psp.as_str(),
-        record.authorization_id,
-        record.kind,
-        record.expires_at,
-        record.replaced_by,
-        record.verdict.code,
-        record.verdict.at,
-        record.verdict.by,
-        record.verdict.trace,
-        checksum,
-    ];
-    write.sql.prepare_cached(UPSERT).and_then(|mut sql| sql.execute(parameters)).map_err(failed)?;
-    write.changed.row(Kind::Token, checksum);
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    let mut upsert = write.sql.prepare_cached(UPSERT).map_err(failed)?;
+    for (key, token) in tokens {
+        let record = TokenRecord::of(token);
+        let checksum = record.checksum(key);
+        let parameters = params![
+            key.hash.0,
+            key.psp.as_str(),
+            record.authorization_id,
+            record.kind,
+            record.expires_at,
+            record.replaced_by,
+            record.verdict.code,
+            record.verdict.at,
+            record.verdict.by,
+            record.verdict.trace,
+            checksum,
+        ];
+        upsert.execute(parameters).map_err(failed)?;
+        write.changed.row(Kind::Token, checksum);
+    }
     Ok(())
-}
-
-pub(super) fn load_authorization(
-    connection: &Connection,
-    key: &AuthorizationKey,
-) -> Result<Option<Authorization>, Error> {
-    // `authorization` is a word of SQL's
-    const SELECT: &str = concat!(
-        "SELECT ",
-        grant_columns!(),
-        " FROM grants WHERE psp_id = ?1 AND authorization_id = ?2"
-    );
-    let select = connection.prepare_cached(SELECT).map_err(failed)?;
-    let key_columns = [key.psp.as_str(), key.authorization.as_str()];
-    row::one(select, AUTHORIZATION, key_columns, |row| read_authorization(row, key))
 }
 
 /// The first authorizations behind a key, by key.
@@ -181,29 +200,30 @@ const UPSERT_GRANT: &str = "INSERT INTO grants (
      pass_through_info = excluded.pass_through_info, revoked_at = excluded.revoked_at,
      revoked_cause = excluded.revoked_cause, revoked_trace = excluded.revoked_trace, checksum = excluded.checksum";
 
-pub(super) fn save_authorization(
+pub(super) fn save_authorizations(
     write: &mut Write<'_>,
-    key: &AuthorizationKey,
-    authorization: &Authorization,
+    authorizations: &[(AuthorizationKey, Authorization)],
 ) -> Result<(), Error> {
-    let record = AuthorizationRecord::of(authorization);
-    let checksum = record.checksum(key);
-    let parameters = params![
-        key.psp.as_str(),
-        key.authorization.as_str(),
-        record.acquirer_id,
-        record.pass_through_info,
-        record.revoked_at,
-        record.revoked_cause,
-        record.revoked_trace,
-        checksum,
-    ];
-    write
-        .sql
-        .prepare_cached(UPSERT_GRANT)
-        .and_then(|mut sql| sql.execute(parameters))
-        .map_err(failed)?;
-    write.changed.row(Kind::Authorization, checksum);
+    if authorizations.is_empty() {
+        return Ok(());
+    }
+    let mut upsert = write.sql.prepare_cached(UPSERT_GRANT).map_err(failed)?;
+    for (key, authorization) in authorizations {
+        let record = AuthorizationRecord::of(authorization);
+        let checksum = record.checksum(key);
+        let parameters = params![
+            key.psp.as_str(),
+            key.authorization.as_str(),
+            record.acquirer_id,
+            record.pass_through_info,
+            record.revoked_at,
+            record.revoked_cause,
+            record.revoked_trace,
+            checksum,
+        ];
+        upsert.execute(parameters).map_err(failed)?;
+        write.changed.row(Kind::Authorization, checksum);
+    }
     Ok(())
 }
 
@@ -247,7 +267,7 @@ mod tests {
         let revoked = Authorization { revoked: Some(revoked), ..standing.clone() };
         let steps_of_a_revocation = |write: &mut Write<'_>, nth| {
             connection.prepare_cached(UPSERT_GRANT).unwrap().reset_status(StatementStatus::VmStep);
-            save_authorization(write, &grant(nth), &revoked).unwrap();
+            save_authorizations(write, &[(grant(nth), revoked.clone())]).unwrap();
             connection.prepare_cached(UPSERT_GRANT).unwrap().get_status(StatementStatus::VmStep)
         };
         let record = |write: &mut Write<'_>, nth| {
@@ -259,14 +279,15 @@ mod tests {
                 cancelled: None,
             });
             let key = TokenKey { psp: grant(nth).psp, hash: hash(nth) };
-            save_authorization(write, &grant(nth), &standing).unwrap();
-            save(write, &key, &token).unwrap();
+            save_authorizations(write, &[(grant(nth), standing.clone())]).unwrap();
+            save(write, &[(key, token)]).unwrap();
         };
         record(&mut write, 0);
         let alone = steps_of_a_revocation(&mut write, 0);
         (1..=2_000).for_each(|nth| record(&mut write, nth));
         assert_eq!(steps_of_a_revocation(&mut write, 1), alone);
-        assert_eq!(load_authorization(&connection, &grant(1)).unwrap(), Some(revoked.clone()));
-        assert_eq!(load_authorization(&connection, &grant(2)).unwrap(), Some(standing.clone()));
+        let mut load = Load::prepare(&connection).unwrap();
+        assert_eq!(load.authorization(&grant(1)).unwrap(), Some(revoked.clone()));
+        assert_eq!(load.authorization(&grant(2)).unwrap(), Some(standing.clone()));
     }
 }

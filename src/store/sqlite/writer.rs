@@ -225,20 +225,27 @@ fn commit(write: &mut Write<'_>, batch: &mut dyn Batch) -> Result<(), Error> {
 fn load(connection: &Connection, wanted: Wanted) -> Result<Known, Error> {
     let onboarding = Entry::Onboarding.get(connection).map_err(failed)? != 0;
     let mut known = Known { onboarding, ..Known::default() };
-    for key in wanted.payments {
-        if let Some(payment) = payment::load(connection, &key)? {
-            known.payments.insert(key, payment);
+    if !wanted.payments.is_empty() {
+        let mut load = payment::Load::prepare(connection)?;
+        for key in wanted.payments {
+            if let Some(payment) = load.one(&key)? {
+                known.payments.insert(key, payment);
+            }
         }
     }
     let mut authorizations = wanted.authorizations;
+    if wanted.tokens.is_empty() && authorizations.is_empty() {
+        return Ok(known);
+    }
+    let mut load = token::Load::prepare(connection)?;
     for key in wanted.tokens {
-        if let Some(token) = token::load(connection, &key)? {
+        if let Some(token) = load.token(&key)? {
             authorizations.extend(authorization_key(&key, &token));
             known.tokens.insert(key.hash, token);
         }
     }
     for key in authorizations {
-        if let Some(authorization) = token::load_authorization(connection, &key)? {
+        if let Some(authorization) = load.authorization(&key)? {
             known.authorizations.insert(key, authorization);
         }
     }
@@ -246,14 +253,8 @@ fn load(connection: &Connection, wanted: Wanted) -> Result<Known, Error> {
 }
 
 fn save(write: &mut Write<'_>, changes: &Changes) -> Result<(), Error> {
-    for (key, payment) in &changes.payments {
-        payment::save(write, key, payment)?;
-    }
-    for (key, authorization) in &changes.authorizations {
-        token::save_authorization(write, key, authorization)?;
-    }
-    for (key, token) in &changes.tokens {
-        token::save(write, key, token)?;
-    }
+    payment::save(write, &changes.payments)?;
+    token::save_authorizations(write, &changes.authorizations)?;
+    token::save(write, &changes.tokens)?;
     event::append(write, &changes.events)
 }
