@@ -1,9 +1,10 @@
 //! The table of paths, and what a request meets on its way in, in this order.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use foldhash::HashMap;
 use tower::ServiceBuilder;
 
 use super::{

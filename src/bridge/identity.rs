@@ -140,7 +140,7 @@ impl Client {
 }
 
 /// Every client, by id.
-pub struct Clients(HashMap<Box<str>, Arc<Client>>);
+pub struct Clients(foldhash::HashMap<Box<str>, Arc<Client>>);
 
 impl Clients {
     /// Refuses one public key for two clients.

@@ -4,20 +4,20 @@
 //! outside chooses how many series there are.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use foldhash::HashMap;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use tower::{Layer, Service};
 
 use super::{front::Api, identity::Client};
 use crate::{
-    domain::result::ResultCode,
+    domain::{id::ClientId, result::ResultCode},
     layer::Refusal,
     telemetry::{
         Metrics, Recent, Span, Telemetry, Tracer,
@@ -63,6 +63,14 @@ struct Usual {
     computed: BoundCounter<u64>,
     /// By API and code.
     requests: Vec<(Option<Api>, ResultCode, BoundCounter<u64>)>,
+    /// By client and key version, of those that have proven themselves: a few, so that they are walked.
+    verified: RwLock<Vec<Verified>>,
+}
+
+struct Verified {
+    client: ClientId,
+    version: Arc<str>,
+    counter: BoundCounter<u64>,
 }
 
 struct Route {
@@ -88,7 +96,26 @@ impl Usual {
             cached: cache("hit"),
             computed: cache("miss"),
             requests: apis.into_iter().flat_map(series).collect(),
+            verified: RwLock::default(),
         }
+    }
+
+    /// A request of a client that proved itself by this version of its key.
+    fn verified(&self, metrics: &Metrics, client: &ClientId, version: &Arc<str>) {
+        let is = |of: &&Verified| of.client == *client && of.version == *version;
+        let known = self.verified.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of) = known.iter().find(is) {
+            return of.counter.add(1);
+        }
+        drop(known);
+        let labels =
+            [label("client", client.as_str().to_owned()), label("version", Arc::clone(version))];
+        let counter = metrics.signature_verified.bind(&labels);
+        counter.add(1);
+        let (client, version) = (client.clone(), Arc::clone(version));
+        // another one may have been as quick: two of the same series count together
+        let mut known = self.verified.write().unwrap_or_else(PoisonError::into_inner);
+        known.push(Verified { client, version, counter });
     }
 
     fn requests(&self, api: Option<Api>, code: ResultCode) -> Option<&BoundCounter<u64>> {
@@ -262,11 +289,9 @@ impl Watch {
         ) {
             metrics.signature_failures.add(1, &[client()]);
         }
-        if let Some(version) = &answered.proven {
-            metrics.signature_verified.add(1, &[client(), label("version", Arc::clone(version))]);
-            if let Some(client) = &answered.client {
-                recent.signed(client.id.as_str(), version);
-            }
+        if let Some((version, client)) = answered.proven.as_ref().zip(answered.client.as_ref()) {
+            usual.verified(metrics, &client.id, version);
+            recent.signed(client.id.as_str(), version);
         }
         if let Some(cached) = answered.cached {
             if cached { usual.cached.add(1) } else { usual.computed.add(1) }

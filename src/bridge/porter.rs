@@ -53,11 +53,12 @@ impl Doorkeeper {
 }
 
 impl Porter for Doorkeeper {
+    fn is_pressed(&self) -> bool {
+        self.bridge.overload.is_pressed()
+    }
+
     fn turn_away(&self, peer: SocketAddr, request: &[u8]) -> Option<Bytes> {
         let bridge = &self.bridge;
-        if !bridge.overload.is_pressed() {
-            return None;
-        }
         let begun = Instant::now();
         let mut headers = [EMPTY_HEADER; HEADERS_MAX];
         let seen = see(request, &mut headers)?;

@@ -10,12 +10,12 @@
 //! and nobody waits for one longer than [`PATIENCE`]. A thread that hangs keeps its place, so there are never more of them.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use http::{HeaderValue, Method};
 use tokio::{
     sync::{OnceCell, Semaphore},

@@ -34,14 +34,14 @@ pub struct TokenKey {
 impl PaymentKey {
     /// The partition it lives in.
     pub fn partition(&self, partitions: Partitions) -> u16 {
-        Subject::Payment(self.clone()).partition(partitions)
+        partitions.of(PAYMENT, &self.psp, self.payment_request.as_str())
     }
 }
 
 impl AuthorizationKey {
     /// The partition it lives in.
     pub fn partition(&self, partitions: Partitions) -> u16 {
-        Subject::Authorization(self.clone()).partition(partitions)
+        partitions.of(AUTHORIZATION, &self.psp, self.authorization.as_str())
     }
 }
 
@@ -66,8 +66,8 @@ impl Subject {
     /// The kind's tag in hashes and in the database: never change one.
     pub const fn tag(&self) -> &'static str {
         match self {
-            Self::Payment(_) => "payment",
-            Self::Authorization(_) => "authorization",
+            Self::Payment(_) => PAYMENT,
+            Self::Authorization(_) => AUTHORIZATION,
         }
     }
 
@@ -87,19 +87,25 @@ impl Subject {
         }
     }
 
-    /// SHA-256 over tag, wallet and id, each ended by a NUL (which no id can hold), then `salt`.
-    ///
-    /// Partitions and event ids of every database in the field hang on these bytes.
     pub(super) fn digest(&self, salt: &str) -> digest::Digest {
-        let text = [self.tag(), "\0", self.psp().as_str(), "\0", self.id(), "\0", salt].concat();
-        digest::digest(&digest::SHA256, text.as_bytes())
+        digest_of(self.tag(), self.psp(), self.id(), salt)
     }
 
     /// The partition: the first four bytes of the digest, big-endian, modulo the number of partitions.
     pub fn partition(&self, partitions: Partitions) -> u16 {
-        let digest = self.digest("");
-        partitions.place(digest.as_ref().first_chunk().copied().unwrap_or_default())
+        partitions.of(self.tag(), self.psp(), self.id())
     }
+}
+
+const PAYMENT: &str = "payment";
+const AUTHORIZATION: &str = "authorization";
+
+/// SHA-256 over tag, wallet and id, each ended by a NUL (which no id can hold), then `salt`.
+///
+/// Partitions and event ids of every database in the field hang on these bytes.
+fn digest_of(tag: &str, psp: &PspId, id: &str, salt: &str) -> digest::Digest {
+    let text = [tag, "\0", psp.as_str(), "\0", id, "\0", salt].concat();
+    digest::digest(&digest::SHA256, text.as_bytes())
 }
 
 /// How many partitions a store has: 1 to 1024, fixed at its first migration.
@@ -120,6 +126,11 @@ impl Partitions {
     /// The number.
     pub const fn count(self) -> u16 {
         self.0
+    }
+
+    fn of(self, tag: &str, psp: &PspId, id: &str) -> u16 {
+        let digest = digest_of(tag, psp, id, "");
+        self.place(digest.as_ref().first_chunk().copied().unwrap_or_default())
     }
 
     fn place(self, head: [u8; 4]) -> u16 {

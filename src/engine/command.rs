@@ -138,13 +138,13 @@ impl Command for QuotedCancelPayment {
 
     fn log(&self, outcome: &Self::Answer, about: &Answered<'_>) {
         tracing::info!(
-            psp_id = %self.command.key.psp,
-            payment_request_id = %self.command.key.payment_request,
-            acquirer_id = %self.command.acquirer,
+            psp_id = self.command.key.psp.as_str(),
+            payment_request_id = self.command.key.payment_request.as_str(),
+            acquirer_id = self.command.acquirer.as_str(),
             api = "cancelPayment",
             result_code = outcome.code().wire(),
             repeated = matches!(outcome, cancel_payment::Outcome::Decided { repeated: true, .. }),
-            client_id = about.client.map(tracing::field::display),
+            client_id = about.client.map(ClientId::as_str),
             trace_id = about.trace_id(),
             span_id = about.span_id(),
             duration_ms = about.duration_ms(),
@@ -245,10 +245,10 @@ impl Command for RevokeAuthorization {
 
     fn log(&self, outcome: &Self::Answer, about: &Answered<'_>) {
         tracing::info!(
-            psp_id = %self.key.psp,
-            authorization_id = %self.key.authorization,
+            psp_id = self.key.psp.as_str(),
+            authorization_id = self.key.authorization.as_str(),
             outcome = ?outcome,
-            client_id = about.client.map(tracing::field::display),
+            client_id = about.client.map(ClientId::as_str),
             trace_id = about.trace_id(),
             span_id = about.span_id(),
             duration_ms = about.duration_ms(),
@@ -344,13 +344,13 @@ impl Command for HashedCancelToken {
     fn log(&self, outcome: &Self::Answer, about: &Answered<'_>) {
         let key = self.keys.first();
         tracing::info!(
-            psp_id = key.map(|key| tracing::field::display(&key.psp)),
+            psp_id = key.map(|key| key.psp.as_str()),
             token_hash = key.map(|key| tracing::field::display(key.hash)),
-            acquirer_id = %self.acquirer,
+            acquirer_id = self.acquirer.as_str(),
             api = "cancelToken",
             result_code = outcome.code().wire(),
             repeated = matches!(outcome, cancel_token::Outcome::Decided { repeated: true, .. }),
-            client_id = about.client.map(tracing::field::display),
+            client_id = about.client.map(ClientId::as_str),
             trace_id = about.trace_id(),
             span_id = about.span_id(),
             duration_ms = about.duration_ms(),

@@ -59,7 +59,10 @@ use crate::{
     feed::Wake,
     layer::rate_limit::Bucket,
     store::{self, Backlog, Outstanding, OutstandingPayment, Standing, StandingChange, Store},
-    telemetry::{Metrics, Span, label, metrics::Told},
+    telemetry::{
+        Metrics, Span, label,
+        metrics::{BoundSeconds, Told},
+    },
 };
 
 /// Why there is no answer. Whoever gets one does not know whether anything happened, unless a variant says so.
@@ -157,6 +160,7 @@ impl Engine {
             policy,
             clock: Arc::clone(&clock),
             metrics: metrics.clone(),
+            queue_wait: metrics.queue_wait.bind(&[]),
             batch_max: limits.batch.max(1),
             wait_max: limits.wait,
         };
@@ -383,10 +387,15 @@ impl Engine {
         })?;
         let deadline = caller.deadline;
         let (answer, answered) = oneshot::channel();
-        // the same partition goes the same lane, so that lanes wait for each other as little as may be
-        let partition = command.partition(self.inner.store.partitions());
-        let lane = usize::from(partition).checked_rem(self.inner.queues.len()).unwrap_or(0);
-        let queue = self.inner.queues.get(lane).ok_or(Error::Stopping)?;
+        let queue = match self.inner.queues.as_slice() {
+            [queue] => queue,
+            // the same partition goes the same lane, so that lanes wait for each other as little as may be
+            queues => {
+                let partition = command.partition(self.inner.store.partitions());
+                let lane = usize::from(partition).checked_rem(queues.len()).unwrap_or(0);
+                queues.get(lane).ok_or(Error::Stopping)?
+            }
+        };
         if let Some(span) = caller.trace.as_ref().filter(|span| span.is_recorded()) {
             command.mark(span);
         }
@@ -429,6 +438,8 @@ struct Worker {
     policy: Arc<Policy>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    /// Of each command, so looked up once.
+    queue_wait: BoundSeconds,
     batch_max: usize,
     wait_max: Duration,
 }
@@ -529,7 +540,7 @@ impl Worker {
         let took = attempt.ended.saturating_duration_since(attempt.begun);
         metrics.commit_duration.record(took, &[label("result", result)]);
         for entry in entries {
-            metrics.queue_wait.record(attempt.begun.saturating_duration_since(entry.queued()), &[]);
+            self.queue_wait.record(attempt.begun.saturating_duration_since(entry.queued()));
             entry.trace(attempt);
         }
     }

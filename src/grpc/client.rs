@@ -1,7 +1,8 @@
 //! The way into the core, for the bridge: domain values in and out, over the generated code.
 //!
 //! In one process it calls the generated trait of the service (`InProcess`); elsewhere the generated client goes over a
-//! [`Channel`]. Message, metadata and status are the same either way, and so are the checks that they meet.
+//! [`Channel`]. Message and status are the same either way, and so are the checks that they meet; what metadata tells
+//! elsewhere is handed over as it is.
 
 pub mod look;
 
@@ -14,7 +15,7 @@ use super::{
     channel::{Channel, Connection},
     convert,
     observe::told,
-    server::{InProcess, Server},
+    server::{Asked, InProcess, Server},
     status,
     wire::{self, cancel_service_client::CancelServiceClient},
 };
@@ -47,8 +48,8 @@ macro_rules! ask {
         match &$core {
             Core::Here(core) => {
                 let span = calling(call, METHOD);
-                let request = asking(message, call, call.timeout, &span);
-                let answered = core.$method(request).await;
+                let asked = Asked::new(call.client.clone(), call.timeout, span.context());
+                let answered = core.$method(message, asked).await;
                 called(&span, answered.as_ref().err());
                 answered.map(tonic::Response::into_inner)
             }

@@ -97,18 +97,15 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Serves a call.
-    pub(super) async fn call<T, A>(
+    /// Serves a call of a caller at this place of its trace.
+    pub(super) async fn call<A>(
         &self,
-        mut request: tonic::Request<T>,
-        call: impl AsyncFnOnce(tonic::Request<T>) -> Result<tonic::Response<A>, tonic::Status>,
+        parent: TraceContext,
+        call: impl AsyncFnOnce(Span) -> Result<tonic::Response<A>, tonic::Status>,
     ) -> Result<tonic::Response<A>, tonic::Status> {
-        let parent = request.metadata().get(TRACEPARENT);
-        let parent = parent.and_then(|value| value.to_str().ok()).and_then(TraceContext::parse);
-        let span = self.observe.serve(&self.method, parent);
-        request.extensions_mut().insert(span.clone());
-        let mut watch = Watch::new(span, Arc::clone(&self.method), &self.observe);
-        let answered = call(request).await;
+        let span = self.observe.serve(&self.method, Some(parent));
+        let mut watch = Watch::new(span.clone(), Arc::clone(&self.method), &self.observe);
+        let answered = call(span).await;
         watch.status = Some(answered.as_ref().err().map_or(Code::Ok, tonic::Status::code));
         answered
     }

@@ -28,7 +28,7 @@ use crate::{
     feed::Feed,
     layer::deadline,
     listen::Peer,
-    telemetry::{Span, Telemetry, label},
+    telemetry::{Span, Telemetry, context::TraceContext, label},
 };
 
 /// How long a call takes at most if its caller says nothing.
@@ -179,18 +179,47 @@ pub(super) struct InProcess {
 impl InProcess {
     pub(super) async fn cancel_payment(
         &self,
-        request: Request<wire::CancelPaymentRequest>,
+        message: wire::CancelPaymentRequest,
+        asked: Asked,
     ) -> Result<Response<wire::CancelPaymentResponse>, Status> {
-        let call = |request| CancelService::cancel_payment(&self.server, request);
-        self.cancel_payment.call(request, call).await
+        let parent = asked.parent;
+        let call = |span| CancelService::cancel_payment(&self.server, asked.with(message, span));
+        self.cancel_payment.call(parent, call).await
     }
 
     pub(super) async fn cancel_token(
         &self,
-        request: Request<wire::CancelTokenRequest>,
+        message: wire::CancelTokenRequest,
+        asked: Asked,
     ) -> Result<Response<wire::CancelTokenResponse>, Status> {
-        let call = |request| CancelService::cancel_token(&self.server, request);
-        self.cancel_token.call(request, call).await
+        let parent = asked.parent;
+        let call = |span| CancelService::cancel_token(&self.server, asked.with(message, span));
+        self.cancel_token.call(parent, call).await
+    }
+}
+
+/// What the bridge in this process says beside a message: what is metadata in a call over the network. An extension of the
+/// request, so that nothing that comes in can hold one.
+#[derive(Clone)]
+pub(super) struct Asked {
+    client: ClientId,
+    wait: Duration,
+    parent: TraceContext,
+}
+
+/// The same with the span of the call.
+#[derive(Clone)]
+struct AskedHere(Asked, Span);
+
+impl Asked {
+    pub(super) fn new(client: ClientId, wait: Duration, parent: TraceContext) -> Self {
+        Self { client, wait: wait.min(deadline::LONGEST), parent }
+    }
+
+    fn with<T>(self, message: T, span: Span) -> Request<T> {
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(AskedHere(self, span));
+        request
     }
 }
 
@@ -204,6 +233,13 @@ const IN_PROCESS: &str = "core";
 
 /// On whose behalf a request is.
 fn caller<T>(request: &Request<T>, default: Duration) -> Caller {
+    if let Some(AskedHere(asked, span)) = request.extensions().get() {
+        return Caller {
+            deadline: engine::now() + asked.wait,
+            client: Some(asked.client.clone()),
+            trace: Some(span.clone()),
+        };
+    }
     let metadata = request.metadata();
     let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
     let wait = text("grpc-timeout").and_then(deadline::parse).unwrap_or(default);

@@ -4,10 +4,12 @@
 //! what one person has.
 
 use std::{
-    collections::HashMap,
+    collections::hash_map::Entry,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use foldhash::HashMap;
 
 /// Where something comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,12 +117,25 @@ impl Share {
     /// Takes more, if it fits.
     pub fn grow(&mut self, more: usize) -> bool {
         let mut taken = self.budget.taken();
-        if !taken.fits(self.source, more) {
+        let Taken { total_max, source_max, total, by_source } = &mut *taken;
+        let all = total.saturating_add(more);
+        if all > *total_max {
             return false;
         }
-        taken.total = taken.total.saturating_add(more);
-        let of_source = taken.by_source.entry(self.source).or_default();
-        *of_source = of_source.saturating_add(more);
+        match by_source.entry(self.source) {
+            Entry::Occupied(mut of_source) => {
+                let amount = of_source.get().saturating_add(more);
+                if amount > *source_max {
+                    return false;
+                }
+                of_source.insert(amount);
+            }
+            Entry::Vacant(_) if more > *source_max => return false,
+            Entry::Vacant(of_source) => {
+                of_source.insert(more);
+            }
+        }
+        *total = all;
         self.amount = self.amount.saturating_add(more);
         true
     }
@@ -135,13 +150,14 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut taken = self.budget.taken();
         taken.total = taken.total.saturating_sub(self.amount);
-        let left =
-            taken.by_source.get(&self.source).copied().unwrap_or(0).saturating_sub(self.amount);
-        if left == 0 {
-            // a source that has nothing costs nothing
-            taken.by_source.remove(&self.source);
-        } else {
-            taken.by_source.insert(self.source, left);
+        if let Entry::Occupied(mut of_source) = taken.by_source.entry(self.source) {
+            let left = of_source.get().saturating_sub(self.amount);
+            if left == 0 {
+                // a source that has nothing costs nothing
+                of_source.remove();
+            } else {
+                of_source.insert(left);
+            }
         }
     }
 }

@@ -549,6 +549,10 @@ mod tests {
     struct Closed;
 
     impl Porter for Closed {
+        fn is_pressed(&self) -> bool {
+            true
+        }
+
         fn turn_away(&self, _: SocketAddr, _: &[u8]) -> Option<Bytes> {
             Some(Bytes::from_static(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"))
         }

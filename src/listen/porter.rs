@@ -14,6 +14,9 @@ use super::head::{Found, Head};
 
 /// Who stands before the front.
 pub trait Porter: Send + Sync {
+    /// Whether it may be that there is no room: if not, he need not look at requests at all.
+    fn is_pressed(&self) -> bool;
+
     /// The answer, all of its bytes, to a request that is turned away; `None` lets it in, and so must be said to whatever
     /// is not exactly one request.
     fn turn_away(&self, peer: SocketAddr, request: &[u8]) -> Option<Bytes>;
@@ -29,7 +32,7 @@ pub(super) struct Posted {
 
 impl Posted {
     pub(super) fn turn_away(&self, request: &[u8]) -> Option<Bytes> {
-        if self.soon.is_cancelled() {
+        if !self.porter.is_pressed() || self.soon.is_cancelled() {
             return None;
         }
         // what no proxy may read otherwise, as for hyper
