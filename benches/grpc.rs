@@ -46,16 +46,8 @@ const INTROSPECT: Method =
 /// Being tonic's health service, with nothing of ours around it.
 fn serve() -> ! {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("one");
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        child::say(listener.local_addr().expect("an address"));
-        let incoming =
-            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-        let (_reporter, health) = tonic_health::server::health_reporter();
-        let server = tonic::transport::Server::builder().add_service(health);
-        server.serve_with_incoming(incoming).await.expect("it serves");
-        unreachable!("nobody ends it");
-    })
+    runtime.block_on(child::bare_health());
+    unreachable!("nobody ends it");
 }
 
 fn cancel_payment(id: usize) -> Vec<u8> {

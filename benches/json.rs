@@ -2,7 +2,9 @@
 //! can sign and verify at all.
 //!
 //! `cargo bench --bench json -- [REQUESTS] [ROUNDS] [CONNECTIONS…] [NAME…]`, by default 8000 requests, 3 rounds, over 1, 16,
-//! 64 and 256 connections; with names only the store `embedded` or `postgres`, only `cancelPayment` or `cancelToken`. The service is the real binary with default limits, pinned to one core; the loader, and PostgreSQL if
+//! 64 and 256 connections; with names only the store `embedded` or `postgres`, only `cancelPayment` or `cancelToken`; with `logged` the embedded
+//! store a second time, at the log level `info`: a line of JSON for each cancel, which the loader's core reads. The service
+//! is the real binary with default limits, pinned to one core; the loader, and PostgreSQL if
 //! `initdb` is installed, have the other. Requests are signed, and tokens imported, beforehand. Rounds are interleaved;
 //! the table has medians and the spread of the rate, (max − min) / median. `target/bench/json.json` has the same.
 #![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction)]
@@ -97,9 +99,12 @@ fn main() {
     let database = is_asked("postgres", "embedded").then(rig::database).flatten();
     let mut stores = Vec::new();
     if is_asked("embedded", "postgres") {
-        stores.push(("embedded", None));
+        stores.push(("embedded", None, "warn"));
     }
-    stores.extend(database.as_ref().map(|it| ("postgres", Some(it.fresh_database()))));
+    if std::env::args().any(|it| it == "logged") {
+        stores.push(("logged", None, "info"));
+    }
+    stores.extend(database.as_ref().map(|it| ("postgres", Some(it.fresh_database()), "warn")));
 
     // one would take the same time for a tenth of the requests
     let of = |connections: usize| if connections == 1 { count / 10 } else { count };
@@ -109,11 +114,12 @@ fn main() {
     signed::write_tokens(&lines, 0..all);
     let services: Vec<_> = stores
         .iter()
-        .map(|(name, url)| {
+        .map(|(name, url, level)| {
             let home = Home::furnish(&dir.path().join(name), url.as_deref(), &client, "");
             home.tool(&["import", "tokens", lines.to_str().expect("a path")]);
             home.tool(&["import", "complete"]);
-            (*name, home.start())
+            let level = format!("telemetry.log_level={level},alipayplus_cancel::cli=info");
+            (*name, home.start_with(&[&level]))
         })
         .collect();
     drop(fs::remove_file(&lines));

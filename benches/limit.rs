@@ -1,8 +1,8 @@
 //! What this machine can do at all, so that other figures are ratios: signatures, durable writes, bare echoes.
 //!
 //! `cargo bench --bench limit -- [SECONDS]`, by default 3. RSA-2048 by the library that the service uses and by `openssl
-//! speed`; `fdatasync` of 4 KiB at the end of a file in the temporary folder; a bare axum POST echo, server on one
-//! core and loader on the other.
+//! speed`; `fdatasync` of 4 KiB at the end of a file in the temporary folder; a bare axum POST echo and a bare tonic unary
+//! call (gRPC's health check), server on one core and loader on the other.
 #![allow(missing_docs, clippy::pedantic, clippy::restriction)]
 
 mod rig;
@@ -21,12 +21,21 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use self::rig::{
     at,
     child::{self, Listening},
+    h2::{Method, calls},
     load, on_its_core,
 };
 
+/// What tonic is asked.
+const CHECK: Method = Method { path: "/grpc.health.v1.Health/Check", answers_with: &[8, 1] };
+/// Of each gRPC connection.
+const STREAMS: usize = 32;
+
 /// Being the server.
-fn serve() -> ! {
+fn serve(which: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("one");
+    if which == "tonic" {
+        return runtime.block_on(child::bare_health());
+    }
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         child::say(listener.local_addr().expect("an address"));
@@ -50,8 +59,8 @@ fn per_second(seconds: u64, mut work: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    if child::asked() {
-        serve();
+    if let Some(which) = child::asked_for() {
+        return serve(&which);
     }
     let seconds = rig::numbers().first().map_or(3, |seconds| *seconds as u64);
     rig::pin(rig::SERVER);
@@ -90,13 +99,34 @@ fn main() {
     );
     println!("\naxum POST echo\nconnections   requests/s   CPU/request   p50        p99");
     for connections in [1usize, 64, 256, 3_000] {
-        let echo = Listening::this_program();
+        let echo = Listening::this_program_as("axum");
         let wave = |count| vec![request.clone().into_bytes(); count];
         on_its_core(load(echo.address, wave(3_000), connections, None));
         let before = rig::cpu(echo.id());
         let count = if connections == 1 { 20_000 } else { 100_000 };
         let mut seen = on_its_core(load(echo.address, wave(count), connections, None));
         let busy = (rig::cpu(echo.id()) - before).as_secs_f64();
+        println!(
+            "{connections:>11} {:>12.0} {:>10.1} µs   {:<10.1?} {:<10.1?}",
+            seen.per_second(),
+            busy * 1e6 / count as f64,
+            at(&mut seen.successes, 500),
+            at(&mut seen.successes, 990)
+        );
+    }
+
+    println!("\ntonic unary call, {STREAMS} at once on each connection");
+    println!("connections      calls/s   CPU/call      p50        p99");
+    for connections in [1usize, 4] {
+        let bare = Listening::this_program_as("tonic");
+        let ask = |count| {
+            let messages = vec![Vec::new(); count];
+            on_its_core(calls(bare.address, &CHECK, messages, connections, STREAMS, None))
+        };
+        ask(10_000);
+        let (before, count) = (rig::cpu(bare.id()), 100_000);
+        let mut seen = ask(count);
+        let busy = (rig::cpu(bare.id()) - before).as_secs_f64();
         println!(
             "{connections:>11} {:>12.0} {:>10.1} µs   {:<10.1?} {:<10.1?}",
             seen.per_second(),

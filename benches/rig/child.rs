@@ -44,8 +44,13 @@ impl Listening {
 
     /// This program, which then finds [`asked`].
     pub fn this_program() -> Self {
+        Self::this_program_as("1")
+    }
+
+    /// The same, which finds what it is [`asked_for`].
+    pub fn this_program_as(server: &str) -> Self {
         let program = env::current_exe().expect("this program");
-        Self::start(&[program], &[(BE, OsStr::new("1"))])
+        Self::start(&[program], &[(BE, OsStr::new(server))])
     }
 
     pub fn id(&self) -> u32 {
@@ -55,7 +60,22 @@ impl Listening {
 
 /// Whether this process is to be the server.
 pub fn asked() -> bool {
-    env::var(BE).is_ok()
+    asked_for().is_some()
+}
+
+/// Which server this process is to be, if one.
+pub fn asked_for() -> Option<String> {
+    env::var(BE).ok()
+}
+
+/// Is tonic's health service on a port of its own, with nothing of ours around it.
+pub async fn bare_health() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    say(listener.local_addr().expect("an address"));
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    let server = tonic::transport::Server::builder().add_service(health);
+    server.serve_with_incoming(incoming).await.expect("it serves");
 }
 
 /// Says where it listens.
