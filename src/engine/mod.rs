@@ -61,6 +61,7 @@ use crate::{
     store::{self, Backlog, Outstanding, OutstandingPayment, Standing, StandingChange, Store},
     telemetry::{
         Metrics, Span, label,
+        log::Together,
         metrics::{BoundSeconds, Told},
     },
 };
@@ -505,6 +506,7 @@ impl Worker {
             }
             match result {
                 Ok(()) => {
+                    let _lines = Together::begin();
                     for entry in entries {
                         entry.answer(&self.metrics);
                     }

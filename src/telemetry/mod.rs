@@ -7,7 +7,7 @@
 //! Nothing here may hold up a request, and nothing secret may be told.
 
 pub mod context;
-mod log;
+pub(crate) mod log;
 pub mod metrics;
 mod otlp;
 pub mod panics;
