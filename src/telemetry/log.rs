@@ -62,6 +62,10 @@ impl Held {
     }
 
     fn write(&mut self, out: &mut impl io::Write) {
+        // standard error may be locked by a command that shows its progress there, for as long as it runs
+        if self.0.is_empty() {
+            return;
+        }
         // where lines go to is gone: there is nobody to tell
         drop(out.write_all(&self.0));
         self.0.clear();
@@ -175,6 +179,8 @@ mod tests {
         assert_eq!(out.0.concat(), lines.concat().as_bytes());
         assert_eq!(out.0.len(), 4, "so few writes: 201,000 bytes by 64 KiB");
         assert!(out.0.iter().all(|write| write.ends_with(b"\n") && write.len() <= HELD_BYTES_MAX));
+        held.write(&mut out);
+        assert_eq!(out.0.len(), 4, "there is nothing to write");
     }
 
     #[test]
