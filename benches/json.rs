@@ -2,9 +2,9 @@
 //! can sign and verify at all.
 //!
 //! `cargo bench --bench json -- [REQUESTS] [ROUNDS] [CONNECTIONS…] [NAME…]`, by default 8000 requests, 3 rounds, over 1, 16,
-//! 64 and 256 connections; with names only the store `embedded` or `postgres`, only `cancelPayment` or `cancelToken`; with `logged` the embedded
-//! store a second time, at the log level `info`: a line of JSON for each cancel, which the loader's core reads. The service
-//! is the real binary with default limits, pinned to one core; the loader, and PostgreSQL if
+//! 64 and 256 connections; with names only the store `embedded` or `postgres`, only `cancelPayment` or `cancelToken`; with
+//! `logged` the embedded store a second time, at the log level `info`: a line of JSON for each cancel, which the loader's
+//! core reads. The service is the real binary with default limits, pinned to one core; the loader, and PostgreSQL if
 //! `initdb` is installed, have the other. Requests are signed, and tokens imported, beforehand. Rounds are interleaved;
 //! the table has medians and the spread of the rate, (max − min) / median. `target/bench/json.json` has the same.
 #![allow(missing_docs, dead_code, clippy::pedantic, clippy::restriction)]

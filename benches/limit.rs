@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 
 use self::rig::{
-    at,
+    Seen, at,
     child::{self, Listening},
     h2::{Method, calls},
     load, on_its_core,
@@ -56,6 +56,15 @@ fn per_second(seconds: u64, mut work: impl FnMut()) -> f64 {
         done += 1;
     }
     done as f64 / begun.elapsed().as_secs_f64()
+}
+
+fn row(connections: usize, mut seen: Seen, micros: f64) {
+    println!(
+        "{connections:>11} {:>12.0} {micros:>10.1} µs   {:<10.1?} {:<10.1?}",
+        seen.per_second(),
+        at(&mut seen.successes, 500),
+        at(&mut seen.successes, 990)
+    );
 }
 
 fn main() {
@@ -104,15 +113,9 @@ fn main() {
         on_its_core(load(echo.address, wave(3_000), connections, None));
         let before = rig::cpu(echo.id());
         let count = if connections == 1 { 20_000 } else { 100_000 };
-        let mut seen = on_its_core(load(echo.address, wave(count), connections, None));
+        let seen = on_its_core(load(echo.address, wave(count), connections, None));
         let busy = (rig::cpu(echo.id()) - before).as_secs_f64();
-        println!(
-            "{connections:>11} {:>12.0} {:>10.1} µs   {:<10.1?} {:<10.1?}",
-            seen.per_second(),
-            busy * 1e6 / count as f64,
-            at(&mut seen.successes, 500),
-            at(&mut seen.successes, 990)
-        );
+        row(connections, seen, busy * 1e6 / count as f64);
     }
 
     println!("\ntonic unary call, {STREAMS} at once on each connection");
@@ -125,14 +128,8 @@ fn main() {
         };
         ask(10_000);
         let (before, count) = (rig::cpu(bare.id()), 100_000);
-        let mut seen = ask(count);
+        let seen = ask(count);
         let busy = (rig::cpu(bare.id()) - before).as_secs_f64();
-        println!(
-            "{connections:>11} {:>12.0} {:>10.1} µs   {:<10.1?} {:<10.1?}",
-            seen.per_second(),
-            busy * 1e6 / count as f64,
-            at(&mut seen.successes, 500),
-            at(&mut seen.successes, 990)
-        );
+        row(connections, seen, busy * 1e6 / count as f64);
     }
 }

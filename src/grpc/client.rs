@@ -15,7 +15,7 @@ use super::{
     channel::{Channel, Connection},
     convert,
     observe::told,
-    server::{Asked, InProcess, Server},
+    server::{InProcess, Server},
     status,
     wire::{self, cancel_service_client::CancelServiceClient},
 };
@@ -25,6 +25,8 @@ use crate::{
         id::{AcquirerId, ClientId, PassThroughInfo, PspId, Token},
         result::ResultCode,
     },
+    engine::{self, Caller},
+    layer::deadline,
     telemetry::{Span, span::Kind},
 };
 
@@ -48,8 +50,7 @@ macro_rules! ask {
         match &$core {
             Core::Here(core) => {
                 let span = calling(call, METHOD);
-                let asked = Asked::new(call.client.clone(), call.timeout, span.context());
-                let answered = core.$method(message, asked).await;
+                let answered = core.$method(message, here(call), span.context()).await;
                 called(&span, answered.as_ref().err());
                 answered.map(tonic::Response::into_inner)
             }
@@ -172,6 +173,12 @@ fn called(span: &Span, refused: Option<&tonic::Status>) {
 /// we give up. Giving up resets the stream, and a core cuts the connection of whoever resets too many.
 fn of_core(left: Duration) -> Duration {
     left.saturating_sub((left / 20).max(Duration::from_millis(50)).min(left / 2))
+}
+
+/// What a core in this process is told beside the message; elsewhere, [`asking`] puts the same into metadata.
+fn here(call: &Call) -> Caller {
+    let deadline = engine::now() + call.timeout.min(deadline::LONGEST);
+    Caller { deadline, client: Some(call.client.clone()), trace: None }
 }
 
 fn asking<T>(message: T, call: &Call, wait: Duration, span: &Span) -> Request<T> {

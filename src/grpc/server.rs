@@ -177,50 +177,36 @@ pub(super) struct InProcess {
 }
 
 impl InProcess {
+    /// For a caller at this place of its trace.
     pub(super) async fn cancel_payment(
         &self,
         message: wire::CancelPaymentRequest,
-        asked: Asked,
+        caller: Caller,
+        parent: TraceContext,
     ) -> Result<Response<wire::CancelPaymentResponse>, Status> {
-        let parent = asked.parent;
-        let call = |span| CancelService::cancel_payment(&self.server, asked.with(message, span));
+        let call =
+            |span| CancelService::cancel_payment(&self.server, on_behalf_of(caller, span, message));
         self.cancel_payment.call(parent, call).await
     }
 
+    /// For a caller at this place of its trace.
     pub(super) async fn cancel_token(
         &self,
         message: wire::CancelTokenRequest,
-        asked: Asked,
+        caller: Caller,
+        parent: TraceContext,
     ) -> Result<Response<wire::CancelTokenResponse>, Status> {
-        let parent = asked.parent;
-        let call = |span| CancelService::cancel_token(&self.server, asked.with(message, span));
+        let call =
+            |span| CancelService::cancel_token(&self.server, on_behalf_of(caller, span, message));
         self.cancel_token.call(parent, call).await
     }
 }
 
-/// What the bridge in this process says beside a message: what is metadata in a call over the network. An extension of the
-/// request, so that nothing that comes in can hold one.
-#[derive(Clone)]
-pub(super) struct Asked {
-    client: ClientId,
-    wait: Duration,
-    parent: TraceContext,
-}
-
-/// The same with the span of the call.
-#[derive(Clone)]
-struct AskedHere(Asked, Span);
-
-impl Asked {
-    pub(super) fn new(client: ClientId, wait: Duration, parent: TraceContext) -> Self {
-        Self { client, wait: wait.min(deadline::LONGEST), parent }
-    }
-
-    fn with<T>(self, message: T, span: Span) -> Request<T> {
-        let mut request = Request::new(message);
-        request.extensions_mut().insert(AskedHere(self, span));
-        request
-    }
+/// A request with its caller as an extension, for [`caller`]: nothing that comes in can hold one.
+fn on_behalf_of<T>(caller: Caller, span: Span, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(Caller { trace: Some(span), ..caller });
+    request
 }
 
 /// A service that is called without a socket before it.
@@ -233,12 +219,8 @@ const IN_PROCESS: &str = "core";
 
 /// On whose behalf a request is.
 fn caller<T>(request: &Request<T>, default: Duration) -> Caller {
-    if let Some(AskedHere(asked, span)) = request.extensions().get() {
-        return Caller {
-            deadline: engine::now() + asked.wait,
-            client: Some(asked.client.clone()),
-            trace: Some(span.clone()),
-        };
+    if let Some(caller) = request.extensions().get::<Caller>() {
+        return caller.clone();
     }
     let metadata = request.metadata();
     let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());

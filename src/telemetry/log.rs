@@ -62,7 +62,7 @@ impl Held {
     }
 
     fn write(&mut self, out: &mut impl io::Write) {
-        // standard error may be locked by a command that shows its progress there, for as long as it runs
+        // most batches log nothing below `info`; whoever has standard error must not be waited for in vain
         if self.0.is_empty() {
             return;
         }

@@ -24,10 +24,11 @@ macro_rules! columns {
 
 macro_rules! insert {
     () => {
-        "INTO event (
-         partition, position, kind, psp_id, subject_id, acquirer_id, amount, currency,
-         cause, decided_at, result, pass_through_info, trace, checksum)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+        concat!(
+            "INTO event (",
+            columns!(),
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+        )
     };
 }
 
@@ -203,4 +204,50 @@ pub(super) fn purge(
         removed = removed.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        event::{EventCause, EventKind},
+        id::{PaymentRequestId, PspId},
+        key::{Partitions, PaymentKey, Subject},
+    };
+
+    fn cancelled(id: &str, unix_ms: i64) -> Event {
+        let psp = PspId::parse("psp").unwrap();
+        let payment_request = PaymentRequestId::parse(id).unwrap();
+        Event {
+            kind: EventKind::PaymentCancelled,
+            subject: Subject::Payment(PaymentKey { psp, payment_request }),
+            acquirer: None,
+            cause: EventCause::CancelPayment,
+            at: Timestamp { unix_ms },
+            result: None,
+            pass_through_info: None,
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn an_event_is_not_written_over_another_one_that_a_head_does_not_know_of() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(include_str!("schema_1.sql")).unwrap();
+        connection.execute_batch(include_str!("schema_2.sql")).unwrap();
+        let one = Partitions::new(1).unwrap();
+        connection
+            .execute("INSERT OR IGNORE INTO partition_head (partition, position) VALUES (0, 0)", [])
+            .unwrap();
+        let mut write = Write::of(&connection, one);
+        append(&mut write, &[cancelled("a", 1), cancelled("b", 2)]).unwrap();
+        connection
+            .execute("UPDATE partition_head SET position = 1 WHERE partition = 0", [])
+            .unwrap();
+        let refused = append(&mut write, &[cancelled("c", 3)]);
+        assert!(matches!(refused, Err(Error::Data(_))), "{refused:?}");
+        let kept = page(&connection, None, 10).unwrap();
+        let kept: Vec<_> = kept.iter().map(|it| (it.position, it.event.at.unix_ms)).collect();
+        assert_eq!(kept, [(1, 1), (2, 2)]);
+    }
 }

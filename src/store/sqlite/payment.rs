@@ -150,18 +150,18 @@ fn read(row: &mut Columns<'_>, key: &PaymentKey) -> Result<Payment, Error> {
 
 pub(super) fn save(write: &mut Write<'_>, payments: &[(PaymentKey, Payment)]) -> Result<(), Error> {
     // not a REPLACE: that may fail half-way, so SQLite would copy every page that it changes first
-    const UPSERT: &str = "INSERT INTO payment (
-         psp_id, payment_request_id, state, acquirer_id, recorded_at, amount, currency, initiated_at,
-         verdict, verdict_at, verdict_by, verdict_trace, refunds,
-         money, return_amount, return_currency, return_since, returned_at, return_reference, checksum)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+    const UPSERT: &str = concat!(
+        "INSERT INTO payment (psp_id, payment_request_id, ",
+        columns!(),
+        ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
          ON CONFLICT (psp_id, payment_request_id) DO UPDATE SET state = excluded.state,
          acquirer_id = excluded.acquirer_id, recorded_at = excluded.recorded_at, amount = excluded.amount,
          currency = excluded.currency, initiated_at = excluded.initiated_at, verdict = excluded.verdict,
          verdict_at = excluded.verdict_at, verdict_by = excluded.verdict_by, verdict_trace = excluded.verdict_trace,
          refunds = excluded.refunds, money = excluded.money, return_amount = excluded.return_amount,
          return_currency = excluded.return_currency, return_since = excluded.return_since,
-         returned_at = excluded.returned_at, return_reference = excluded.return_reference, checksum = excluded.checksum";
+         returned_at = excluded.returned_at, return_reference = excluded.return_reference, checksum = excluded.checksum"
+    );
     if payments.is_empty() {
         return Ok(());
     }

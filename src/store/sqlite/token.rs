@@ -119,10 +119,11 @@ fn read(row: &mut Columns<'_>, key: &TokenKey) -> Result<Token, Error> {
 }
 
 pub(super) fn save(write: &mut Write<'_>, tokens: &[(TokenKey, Token)]) -> Result<(), Error> {
-    const UPSERT: &str = "INSERT OR REPLACE INTO token (
-         hash, psp_id, authorization_id, kind, expires_at, replaced_by, verdict, verdict_at, verdict_by, verdict_trace,
-         checksum)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    const UPSERT: &str = concat!(
+        "INSERT OR REPLACE INTO token (hash, psp_id, ",
+        token_columns!(),
+        ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+    );
     if tokens.is_empty() {
         return Ok(());
     }
