@@ -7,6 +7,7 @@
 mod body;
 mod chunks;
 mod conversation;
+mod gather;
 mod head;
 mod porter;
 mod streams;
@@ -45,6 +46,7 @@ use tower::Service;
 use self::{
     body::Sent,
     conversation::{Conversation, Stream},
+    gather::Gathered,
     porter::Posted,
     streams::{Answers, Call, Streams},
 };
@@ -360,7 +362,7 @@ impl Speaker {
         let soon = Arc::new(stop.soon);
         let porter =
             self.porter.clone().map(|porter| Posted { porter, peer, soon: Arc::clone(&soon) });
-        let stream = TokioIo::new(Stream::new(io, Arc::clone(&conversation), watched, porter));
+        let stream = Stream::new(io, Arc::clone(&conversation), watched, porter);
         let cut = CancellationToken::new();
         let streams = (!watched).then(|| {
             let room = Arc::clone(&self.answers);
@@ -387,7 +389,7 @@ impl Speaker {
                     .max_buf_size(self.bounds.head_bytes)
                     // whoever has said all it has to say is answered all the same
                     .half_close(true);
-                let mut connection = pin!(builder.serve_connection(stream, answer));
+                let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answer));
                 tokio::select! {
                     result = connection.as_mut() => result,
                     () = stop.now.cancelled() => {
@@ -415,6 +417,7 @@ impl Speaker {
                     .keep_alive_timeout(KEEP_ALIVE)
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW);
+                let stream = TokioIo::new(Gathered::new(stream, Arc::clone(&streams)));
                 let mut connection = pin!(builder.serve_connection(stream, answer));
                 let mut ended = pin!(async {
                     tokio::select! {

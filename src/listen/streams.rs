@@ -76,6 +76,11 @@ impl Streams {
         Open(Arc::clone(self))
     }
 
+    /// Whether more than one thing is open.
+    pub(super) fn several(&self) -> bool {
+        self.open.load(Ordering::Acquire) > 1
+    }
+
     /// From now on something waits for the peer to take it. Without room for more of its source, the connection ends.
     pub(super) fn due(self: &Arc<Self>) -> Due {
         let share = self.answers.room.take(self.answers.source, 1);
