@@ -1,5 +1,6 @@
 //! The same commands over gRPC: cancels, durable; IntrospectToken; the feed; beside gRPC's own health check, as tonic
-//! serves it bare, and as it is served behind the listener and the layers that every call meets.
+//! serves it bare, as tonic serves it behind the layers that every call meets here, and as the service's own listener
+//! serves it behind them.
 //!
 //! `cargo bench --bench grpc -- [CALLS] [ROUNDS] [EVENTS]`, by default 20000 calls, 3 rounds, 50000 events. The service is
 //! the real binary on one core; the loader, which only writes and reads frames, has the other, and so has PostgreSQL if
@@ -14,10 +15,29 @@ mod signed;
 
 use std::{
     net::SocketAddr,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use alipayplus_cancel::{bridge::keys::PrivateKey, grpc::wire};
+use alipayplus_cancel::{
+    bridge::keys::PrivateKey,
+    domain::{key::Partitions, policy::Policy},
+    engine::{self, Clock as _, Engine, HashRing, SystemClock},
+    feed::{self, Feed, Wake},
+    grpc::{
+        front::Door,
+        server::{Deadlines, Server},
+        wire,
+    },
+    layer::{
+        caller_rate::CallerRates,
+        identity::Permissions,
+        overload::{InFlight, Overload},
+    },
+    store::sqlite::Sqlite,
+    telemetry::Telemetry,
+};
+use arc_swap::ArcSwap;
 use prost::Message as _;
 use tonic::transport::Endpoint;
 use wire::feed_service_client::FeedServiceClient;
@@ -31,6 +51,9 @@ use self::rig::{
     service::{Home, Service},
 };
 
+const ALONE: &str = "Check, tonic alone";
+const BEHIND_LAYERS: &str = "Check, tonic with layers";
+
 const CONNECTIONS: usize = 4;
 const STREAMS: usize = 32;
 
@@ -43,11 +66,57 @@ const CANCEL_TOKEN: Method =
 const INTROSPECT: Method =
     Method { path: "/alipayplus.cancel.v1.TokenService/IntrospectToken", answers_with: &[8, 1] };
 
-/// Being tonic's health service, with nothing of ours around it.
-fn serve() -> ! {
+/// Being tonic's health service on tonic's transport, with nothing of ours around it, or with our layers.
+fn serve(which: &str) -> ! {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("one");
-    runtime.block_on(child::bare_health());
+    if which == LAYERED {
+        runtime.block_on(layered())
+    } else {
+        runtime.block_on(child::bare_health())
+    }
     unreachable!("nobody ends it");
+}
+
+const LAYERED: &str = "layered";
+
+/// All of our services behind their layers, on tonic's transport.
+async fn layered() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ring = HashRing::new(&[[1; 32]]).expect("a key");
+    let file = dir.path().join("state.db");
+    let store = Sqlite::open(&file, Partitions::DEFAULT, ring.fingerprints()).expect("a store").0;
+    let (store, wake, telemetry) = (Arc::new(store), Wake::default(), Telemetry::local());
+    let hour = Duration::from_secs(3_600);
+    let settings = feed::Settings {
+        required: vec![],
+        retention: hour,
+        purge_interval: hour,
+        keep_alive: hour,
+    };
+    let now = Arc::new(|| SystemClock.now());
+    let (feed, _beside) = Feed::start(store.clone(), wake.clone(), settings, now);
+    let limits = engine::Limits { queue: 4_096, batch: 512, wait: hour };
+    let (policy, clock) = (Arc::new(Policy::default()), Arc::new(SystemClock));
+    let (engine, _worker) =
+        Engine::start(store, &wake, ring, policy, clock, limits, &telemetry.metrics);
+    let deadlines = Deadlines { cancel_payment: hour, cancel_token: hour, other: hour };
+    let room = InFlight { total: 4_096, per_source: 4_096, per_client: 4_096 };
+    let door = Door {
+        permissions: Arc::new(ArcSwap::from_pointee(Permissions::Everybody)),
+        overload: Overload::new(room),
+        rates: CallerRates::new(vec![]),
+    };
+    let (stack, health) = Server::new(engine, deadlines, telemetry).stack(feed, false, door);
+    health.serving().await;
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    child::say(listener.local_addr().expect("an address"));
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    // the stack stands for the routes that tonic would put behind it
+    let layers = tower::layer::layer_fn(move |_: tonic::service::Routes| stack.clone());
+    let mut server = tonic::transport::Server::builder().layer(layers);
+    let server = server.add_routes(tonic::service::Routes::default());
+    server.serve_with_incoming(incoming).await.expect("it serves");
 }
 
 fn cancel_payment(id: usize) -> Vec<u8> {
@@ -164,8 +233,8 @@ fn delays(service: &Service, messages: Vec<Vec<u8>>, rate: f64) -> Vec<f64> {
 }
 
 fn main() {
-    if child::asked() {
-        serve();
+    if let Some(which) = child::asked_for() {
+        serve(&which);
     }
     let numbers = rig::numbers();
     let count = numbers.first().copied().unwrap_or(20_000);
@@ -190,6 +259,7 @@ fn main() {
         })
         .collect();
     let bare = Listening::this_program();
+    let layers = Listening::this_program_as(LAYERED);
 
     let mut table: Vec<(String, Rounds)> = Vec::new();
     for round in 0..=rounds {
@@ -205,11 +275,13 @@ fn main() {
             nth += 1;
         };
         let checks = || vec![Vec::new(); count];
-        run("Check, tonic alone".to_owned(), (bare.id(), bare.address), &CHECK, checks(), None);
+        for (name, server) in [(ALONE, &bare), (BEHIND_LAYERS, &layers)] {
+            run(name.to_owned(), (server.id(), server.address), &CHECK, checks(), None);
+        }
         for (name, service) in &services {
             let server = (service.id(), service.grpc);
             if *name == "embedded" {
-                run("Check, behind our layers".to_owned(), server, &CHECK, checks(), None);
+                run("Check, the service".to_owned(), server, &CHECK, checks(), None);
             }
             // tokens of the round after this one: they are not cancelled yet
             let known = ids.clone().map(introspect).collect();
@@ -226,8 +298,8 @@ fn main() {
         let rounds = table.iter().find(|row| row.0 == name);
         rounds.map_or(f64::NAN, |row| median(&row.1.cpu))
     };
-    let (alone, layered) = (cpu("Check, tonic alone"), cpu("Check, behind our layers"));
-    report.table(&format!("unary calls, {CONNECTIONS} connections with {STREAMS} calls at once on each; shares are of CPU: what a Check costs over what this costs"));
+    let (alone, layered) = (cpu(ALONE), cpu(BEHIND_LAYERS));
+    report.table(&format!("unary calls, {CONNECTIONS} connections with {STREAMS} calls at once on each; shares are of CPU: what a Check costs, tonic alone and tonic with our layers, over what this costs"));
     for (name, rounds) in &table {
         let cpu = median(&rounds.cpu);
         report.row(
