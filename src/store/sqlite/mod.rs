@@ -26,7 +26,8 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
@@ -53,6 +54,8 @@ use crate::domain::{
 const READERS_KEPT: usize = 4;
 /// Reads at once: a burst of them must not take every blocking thread and file handle.
 const READS_MAX: usize = 32;
+/// How long reads that are under way have to end when the store closes.
+const READS_END: Duration = Duration::from_secs(1);
 
 /// Why a database file cannot be used. Always fatal at start.
 #[derive(Debug, thiserror::Error)]
@@ -231,7 +234,12 @@ impl Sqlite {
     /// Waits for the writer to end: everything accepted before is committed or refused when this returns.
     pub fn close(&self) {
         // the last connection to close takes the WAL with it, and that should be the writer's
+        self.reading.close();
         self.lookups.stop();
+        let patience = Instant::now() + READS_END;
+        while self.reading.available_permits() < READS_MAX && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(1));
+        }
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.writer.stop();
     }
@@ -577,4 +585,38 @@ fn disk_failed(source: &rusqlite::Error) -> bool {
 fn die(source: &rusqlite::Error) -> ! {
     tracing::error!(error = %source, "the disk failed under the database; stopping at once, nothing unanswered is lost");
     std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_read_that_is_under_way_ends_before_the_store_closes_which_leaves_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("state.db");
+        let (store, _) = Sqlite::open(&file, Partitions::DEFAULT, &vec![[1; 16]]).unwrap();
+        let store = Arc::new(store);
+        let (begun, has_begun) = mpsc::channel();
+        let reads = Arc::clone(&store);
+        let read = tokio::spawn(async move {
+            let slow = move |connection: &Connection| {
+                let count =
+                    connection.query_row("SELECT count(*) FROM payment", [], |row| row.get(0));
+                begun.send(()).unwrap();
+                thread::sleep(Duration::from_millis(200));
+                count.map_err(failed)
+            };
+            reads.read::<i64>(slow).await
+        });
+        task::spawn_blocking(move || has_begun.recv()).await.unwrap().unwrap();
+        assert!(dir.path().join("state.db-wal").exists());
+        let closes = Arc::clone(&store);
+        task::spawn_blocking(move || closes.close()).await.unwrap();
+        assert!(!dir.path().join("state.db-wal").exists());
+        assert_eq!(read.await.unwrap().unwrap(), 0);
+        assert!(matches!(store.read(|_| Ok(())).await, Err(Error::Closed)));
+    }
 }
