@@ -185,7 +185,11 @@ pub async fn load(
             None => frees.recv().await,
         };
         match next {
-            Some(me) => to[me].send((due.max(begun), request.into())).expect("it works"),
+            Some(me) => {
+                // at a rate it is due whether or not somebody is free; else it is not asked before
+                let asked = per_second.map_or_else(Instant::now, |_| due.max(begun));
+                to[me].send((asked, request.into())).expect("it works");
+            }
             None => seen.borrow_mut().unsent += 1,
         }
     }
