@@ -443,6 +443,27 @@ mod tests {
         assert_eq!(lookups.desk.state().free, 2);
     }
 
+    #[tokio::test]
+    async fn whoever_can_run_at_that_moment_comes_along_also_behind_the_task_that_gathers() {
+        let (errands, inbox) = mpsc::channel();
+        let lookups = Arc::new(Lookups::over(errands, 1));
+        let other = Arc::clone(&lookups);
+        // the first has the task begin that gathers, and the second is a task behind it
+        let asked = future::join(lookups.payment(key("first")), async move {
+            tokio::spawn(async move { other.payment(key("second")).await }).await
+        });
+        let told = async {
+            for _ in 0..10 {
+                task::yield_now().await;
+            }
+            let errand = inbox.try_recv().unwrap();
+            assert_eq!(errand.lookups.len(), 2);
+            run(errand);
+        };
+        let ((first, second), ()) = future::join(asked, told).await;
+        assert!(matches!((first, second), (Ok(None), Ok(Ok(None)))));
+    }
+
     #[test]
     fn a_runtime_that_ends_takes_nobodys_turn_with_it() {
         let (errands, inbox) = mpsc::channel();
