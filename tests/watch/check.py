@@ -57,9 +57,8 @@ class Prometheus:
         except urllib.error.HTTPError as error:
             raise SystemExit(f"Prometheus refuses {text}: {error.read().decode()}") from error
 
-    def alerts(self):
-        groups = json.loads(get(f"{self.url}/api/v1/rules"))["data"]["groups"]
-        return [rule for group in groups for rule in group["rules"]]
+    def groups(self):
+        return json.loads(get(f"{self.url}/api/v1/rules"))["data"]["groups"]
 
     def values(self, variable):
         """Of a query variable of the dashboard: label_values(metric, label)."""
@@ -132,6 +131,15 @@ def documented(text):
     """The names of docs/operations.md, which a test of the crate compares with its table."""
     names = set(re.findall(r"^\| `[a-z._]+` \| `(\w+)` \| (?:counter|gauge|histogram) \|", text, re.M))
     return names | {"target_info"}
+
+
+def check_order(groups, tests):
+    """promtool puts a group that is not listed anywhere, so each test lists all of them."""
+    names = {group["name"] for group in groups}
+    for test in tests:
+        listed = re.search(r"^group_eval_order:\n((?:  - \S+\n)+)", test, re.M)
+        ordered = set(re.findall(r"  - (\S+)", listed[1])) if listed else set()
+        check(ordered == names, f"group_eval_order of a rules test: {sorted(ordered ^ names)} missing or too many")
 
 
 def check_alerts(rules, tests, runbooks):
@@ -249,8 +257,11 @@ def main():
     rows = ask(panels, prometheus)
     for name in ("namespace", "job", "instance"):
         check(prometheus.values(variables[name]["query"]["query"]), f"variable {name} offers nothing")
-    rules = prometheus.alerts()
-    alerts = check_alerts(rules, "\n".join(map(read, given.rules_test)), read(given.runbooks))
+    groups = prometheus.groups()
+    rules = [rule for group in groups for rule in group["rules"]]
+    tests = list(map(read, given.rules_test))
+    check_order(groups, tests)
+    alerts = check_alerts(rules, "\n".join(tests), read(given.runbooks))
     table = documented(read(given.metrics))
     queries = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
     queries += [(rule["name"], rule["query"]) for rule in rules]
