@@ -741,8 +741,10 @@ fn messages_in_many_pieces_of_many_callers_fit_into_a_budget() {
     let head = siege.head(Front::Grpc);
     // 190 KB of a message of 240 KB, 5 times on each of 200 connections, would be 190 MB
     let piece = frame(h2::DATA, 0, 1, &[b' '; 16_000]);
-    let mut peers: Vec<H2> = (0..200).map(|_| siege.h2(Front::Grpc, &[])).collect();
-    for h2 in &mut peers {
+    let mut peers = Vec::new();
+    for _ in 0..200 {
+        // not before its turn: whoever asks nothing for two seconds is told to leave
+        let mut h2 = siege.h2(Front::Grpc, &[]);
         h2.settle();
         for n in 0..5 {
             let mut bytes = frame(h2::HEADERS, h2::END_HEADERS, stream(n), &head);
@@ -755,6 +757,7 @@ fn messages_in_many_pieces_of_many_callers_fit_into_a_budget() {
             }
             assert!(h2.send(&bytes));
         }
+        peers.push(h2);
     }
     // the budget of this address is taken, so what came last was refused
     let refused = peers.last_mut().unwrap();

@@ -4,10 +4,10 @@ use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
 
-use crate::harness::service::BINARY;
+use crate::harness::service::binary;
 
 fn printed(arguments: &[&str]) -> String {
-    let output = Command::new(BINARY).arg("openapi").args(arguments).output().expect("it runs");
+    let output = Command::new(binary()).arg("openapi").args(arguments).output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }

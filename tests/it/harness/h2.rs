@@ -132,12 +132,16 @@ impl H2 {
         h2
     }
 
-    /// Takes the peer's settings, so that its windows are as wide as it says.
+    /// Takes the peer's settings, which say how wide the window of a stream is, and how much wider than the first 64 KiB it
+    /// makes that of the connection: whoever sends more before it has said so breaks the protocol.
     pub fn settle(&mut self) {
-        while let Some(next) = self.next() {
-            if next.kind == SETTINGS && next.flags & ACK == 0 {
-                self.send(&frame(SETTINGS, ACK, 0, &[]));
-                return;
+        let (mut settings, mut window) = (false, false);
+        while !(settings && window) {
+            let Some(next) = self.next() else { return };
+            match (next.kind, next.flags & ACK, next.stream) {
+                (SETTINGS, 0, _) => settings = self.send(&frame(SETTINGS, ACK, 0, &[])),
+                (WINDOW_UPDATE, _, 0) => window = true,
+                _ => {}
             }
         }
     }

@@ -1,6 +1,8 @@
 //! One process of the service, its folder and its ports.
 
 use std::{
+    env,
+    ffi::OsString,
     fmt::Write as _,
     fs::{self, File, OpenOptions},
     io,
@@ -22,8 +24,12 @@ use super::{
     vectors::{self, CLIENT_ID, pem},
 };
 
-/// The binary under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_alipayplus-cancel");
+/// The binary under test: what `ALIPAYPLUS_CANCEL_TESTS_BINARY` names, so that the suite can try a build as it ships; else the
+/// one that was built with the suite.
+pub fn binary() -> OsString {
+    env::var_os("ALIPAYPLUS_CANCEL_TESTS_BINARY")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_alipayplus-cancel").into())
+}
 
 /// A second client, which may act for [`OTHER_PSP`] and [`OTHER_ACQUIRER`] alone.
 pub const OTHER_CLIENT: &str = "OTHER_CLIENT-2";
@@ -174,8 +180,8 @@ impl Drop for Process {
 
 /// The binary with arguments, free of settings in this environment.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ALIPAYPLUS_CANCEL__")) {
+    let mut command = Command::new(binary());
+    for (name, _) in env::vars().filter(|(name, _)| name.starts_with("ALIPAYPLUS_CANCEL__")) {
         command.env_remove(name);
     }
     command.args(arguments);
