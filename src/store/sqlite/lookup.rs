@@ -37,11 +37,6 @@ const SHARED_MAX: usize = 64;
 /// grow without bound; further ones wait outside, and are gone with whoever asked.
 const WAITING_MAX: usize = 1_024;
 
-/// Pages that a thread keeps. Its connection forgets them all at the next commit of whoever writes, so this is for the hours
-/// in which much is asked and little changes: then a lookup costs no read of a page of the file, 1.5 µs of the 24 that
-/// IntrospectToken takes.
-const CACHE_KIB: i64 = 16 * 1024;
-
 type Answer<T> = oneshot::Sender<Result<Option<T>, Error>>;
 
 /// What somebody waits for.
@@ -271,7 +266,7 @@ impl Reader {
 
     fn answer(&mut self, waiting: Vec<Waiting>) -> Vec<Found> {
         let path = &self.path;
-        let connection = match self.connection.take().map_or_else(|| connect(path), Ok) {
+        let connection = match self.connection.take().map_or_else(|| connect_reader(path), Ok) {
             Ok(connection) => connection,
             Err(source) => return refuse(waiting, source, path),
         };
@@ -293,12 +288,6 @@ impl Reader {
         self.connection = Some(connection).filter(|it| is_sound && it.is_autocommit());
         found
     }
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = connect_reader(path)?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    Ok(connection)
 }
 
 /// Tells everybody the same.
